@@ -1,0 +1,1 @@
+"""Bytes by digest: datasets, models and reports under one content-addressed root."""

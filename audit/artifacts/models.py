@@ -1,0 +1,104 @@
+"""Models as skops files, never pickle. The digest is over content, so that the same fit has the same digest.
+
+Digest of a model, definition 1 (fixed for good):
+
+    "sha256:" ‖ hex SHA-256( "prefect-audit model 1\\n" ‖ tree )
+
+`tree` is the archive's schema.json as canonical JSON (sorted keys, no spaces, ASCII), in which every node
+- has lost `__id__`, the address that the object had in memory (which objects were shared goes with it),
+- says `"file": "sha256:<hex>"` over the member's bytes where it named a member of the archive, and
+- has its content sorted by canonical JSON where it is a set (their order hangs on the hash seed);
+the root has lost `_skops_version` as well. Names, order and times of the archive's members do not count.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from typing import TYPE_CHECKING
+
+from audit.artifacts import blobs
+from audit.errors import ArtifactUnavailable
+from audit.events.canonical import Json
+from audit.events.references import ModelVersion
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
+
+# Beyond what skops trusts by itself (scikit-learn's estimators and losses, numpy's dtypes). A crafted TreePredictor
+# could crash the process, for its node indices are not checked; ours come from bytes whose SHA-256 is on record.
+TRUSTED = (
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "numpy.dtype",
+    "functools.partial",  # what it wraps has to be trusted too; gradient boosting wraps check_array for its categories
+    "sklearn.utils.validation.check_array",
+    "sklearn.compose._column_transformer._RemainderColsList",
+    "sklearn.calibration._CalibratedClassifier",
+    "sklearn.calibration._SigmoidCalibration",
+)
+
+
+def put(model: "Pipeline", name: str) -> ModelVersion:
+    """Reference to the fitted `model`, stored as a skops file; version 0, for it is not registered yet."""
+    import skops.io
+
+    archive = skops.io.dumps(model, compression=zipfile.ZIP_DEFLATED)
+    return ModelVersion(address=blobs.put(archive), digest=_digest_of_archive(archive), name=name)
+
+
+def load(reference: ModelVersion) -> "Pipeline":
+    """The model that `reference` names.
+
+    Raises ArtifactUnavailable if the bytes are missing or differ, or hold a type that is not on TRUSTED.
+    """
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    archive = blobs.get(reference.address)
+    try:
+        model: Pipeline = skops.io.loads(archive, trusted=TRUSTED)
+    except UntrustedTypesFoundException as refused:
+        foreign = sorted(set(skops.io.get_untrusted_types(data=archive)) - set(TRUSTED))
+        raise ArtifactUnavailable(
+            f"Model {reference.name} at {reference.address} holds types that are not trusted: {', '.join(foreign)}.",
+            hint="Build the model from scikit-learn's own estimators.",
+        ) from refused
+    return model
+
+
+def digest(model: "Pipeline") -> str:
+    """The digest of a fitted model, as defined above."""
+    import skops.io
+
+    return _digest_of_archive(skops.io.dumps(model))
+
+
+def _digest_of_archive(archive: bytes) -> str:
+    with zipfile.ZipFile(io.BytesIO(archive)) as members:
+        root = json.loads(members.read("schema.json"))
+        root.pop("_skops_version", None)
+        tree = _without_circumstances(root, members)
+    return "sha256:" + hashlib.sha256(b"prefect-audit model 1\n" + _json(tree)).hexdigest()
+
+
+def _without_circumstances(value: Json, members: zipfile.ZipFile) -> Json:
+    """`value` with what differs between two dumps of the same model taken out."""
+    if isinstance(value, list):
+        return [_without_circumstances(item, members) for item in value]
+    if not isinstance(value, dict):
+        return value
+    loader = value.get("__loader__")
+    node: dict[str, Json] = {
+        key: _without_circumstances(item, members)
+        for key, item in value.items()
+        if not (key == "__id__" and isinstance(loader, str))
+    }
+    if isinstance(loader, str) and isinstance(file := value.get("file"), str):
+        node["file"] = "sha256:" + hashlib.sha256(members.read(file)).hexdigest()
+    if loader == "SetNode" and isinstance(content := node["content"], list):
+        node["content"] = sorted(content, key=_json)
+    return node
+
+
+def _json(value: Json) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")

@@ -1,0 +1,72 @@
+"""Everything that can go wrong, as one family. Each kind carries its exit code; `hint` says what to do.
+
+AuditError                 1  something did not hold
+├── UserError              1  input that a person can mend
+│   ├── SpecError             a use case's YAML file
+│   └── BadData               a source, a window, a column
+├── NotFound               1  a run, an event, a model that is not on record
+└── CouldNotTell           2  no answer, for lack of what it takes
+    ├── StoreUnavailable      the store cannot be opened, read or written
+    ├── ArtifactUnavailable   bytes that an address names are gone or differ
+    ├── KeyUnavailable        a key file is missing or open to others
+    └── AuditUnavailable      mode strict: neither store nor spool took the event
+"""
+
+
+class AuditError(Exception):
+    """What happened, to which thing; `hint` is what to do next, or empty."""
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, hint: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.hint}".rstrip()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.hint)
+
+
+def _rebuild(kind: type[AuditError], what: str, hint: str) -> AuditError:
+    return kind(what, hint=hint)
+
+
+class UserError(AuditError):
+    """Input that a person can mend."""
+
+
+class SpecError(UserError):
+    """A spec that cannot be used; the text begins with `file:line:`."""
+
+
+class BadData(UserError):
+    """A source, window or column that a stage cannot work on."""
+
+
+class NotFound(AuditError):
+    """Something asked for by name that is not on record."""
+
+
+class CouldNotTell(AuditError):
+    """No answer either way, for lack of what it takes to give one."""
+
+    exit_code = 2
+
+
+class StoreUnavailable(CouldNotTell):
+    """The audit store cannot be opened, read or written."""
+
+
+class ArtifactUnavailable(CouldNotTell):
+    """The bytes at an artifact's address are missing or have another digest."""
+
+
+class KeyUnavailable(CouldNotTell):
+    """A key file is missing, or can be read by others."""
+
+
+class AuditUnavailable(CouldNotTell):
+    """Mode `strict`: an event could not be written anywhere, so nothing may run."""

@@ -1,0 +1,365 @@
+"""What an event says beyond its envelope: one pydantic model for each shape.
+
+Names that a user chose (columns, parameters) are values in `{name, value}` lists, never keys.
+Everything here has passed `privacy/` before it is built: no value of a masked column, no secret.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from audit.events.references import Environment, Reference
+
+
+class Payload(BaseModel):
+    """Base of all payloads; absent fields are left out of the bytes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+class Named(Payload):
+    """One named value, for example a parameter, a hyperparameter or a version."""
+
+    name: str
+    value: Any = None
+
+
+class Used(Payload):
+    """A reference that went into a run or came out of it."""
+
+    name: str  # the parameter's name, or `return`
+    kind: str  # dataset, model, report
+    of: str  # the reference's own name, for example flights/validated
+    version: int | None = None
+    address: str
+    digest: str
+
+
+def used(name: str, reference: Reference) -> Used:
+    """`reference` as it goes on record under the name of a parameter or result."""
+    known = reference.model_dump()
+    return Used(
+        name=name,
+        kind=known["kind"],
+        of=known["name"],
+        version=known.get("version"),
+        address=reference.address,
+        digest=reference.digest,
+    )
+
+
+class RunError(Payload):
+    """An exception, redacted."""
+
+    kind: str  # qualified class name
+    message: str
+    traceback: str | None = None
+
+
+class Code(Payload):
+    """Which code ran: commit, whether the tree was dirty, digest of the flow's own file."""
+
+    commit: str | None = None
+    dirty: bool | None = None
+    source: str | None = None  # dotted entrypoint
+    source_digest: str | None = None
+
+
+class Surroundings(Payload):
+    """What it ran on."""
+
+    python: str
+    platform: str
+    prefect: str
+    lock_digest: str | None = None  # over name==version of every installed distribution, sorted
+    host: str
+    process_id: int
+    principal: str  # user@host: the person behind the envelope's `actor`
+
+
+class DeploymentOfRun(Payload):
+    """Where a deployed run came from."""
+
+    id: str | None = None
+    name: str | None = None
+    version: str | None = None
+    work_pool: str | None = None
+    worker: str | None = None
+
+
+class RunState(Payload):
+    """A state that a flow run or task run entered, or an attempt of it that failed."""
+
+    run_name: str
+    of: str  # the flow's or task's name
+    state_id: str | None = None
+    state: str | None = None  # Prefect's state name
+    message: str | None = None
+    attempt: int | None = None
+    flow_name: str | None = None  # of the flow run around a task run
+    parent_flow_run_id: str | None = None
+    tags: list[str] = Field(default_factory=list)
+    parameters: list[Named] | None = None
+    inputs: list[Used] | None = None
+    outputs: list[Used] | None = None
+    error: RunError | None = None
+    code: Code | None = None
+    surroundings: Surroundings | None = None
+    deployment: DeploymentOfRun | None = None
+
+
+class Column(Payload):
+    """A column as it stands in a dataset version."""
+
+    name: str
+    dtype: str
+    nulls: int
+
+
+class Source(Payload):
+    """One table that was read: its address without any password, its bytes' digest where it is a file."""
+
+    name: str
+    address: str
+    rows: int
+    digest: str | None = None
+
+
+class DatasetFacts(Payload):
+    """A dataset version that a stage made, and what it was made from."""
+
+    spec: str
+    name: str
+    version: int
+    digest: str
+    address: str
+    rows: int
+    columns: list[Column]
+    window: str | None = None
+    sources: list[Source] | None = None
+    made_from: list[Used] = Field(default_factory=list)
+    transformations: list[str] = Field(default_factory=list)
+    assumptions: list[Named] = Field(default_factory=list)
+    reason: str | None = None
+
+
+class Masking(Payload):
+    """How the columns of personal data were handled before anything was written."""
+
+    spec: str
+    dropped: list[str]
+    hashed: list[str]
+    generalised: list[str] = Field(default_factory=list)
+    undeclared: list[str]  # treated as direct and dropped
+
+
+class Expectation(Payload):
+    """One rule and its outcome; counts only, never a value."""
+
+    rule: str
+    column: str | None = None
+    severity: Literal["warning", "critical"]
+    held: bool
+    checked: int | None = None
+    unexpected: int | None = None
+    limits: list[Named] = Field(default_factory=list)
+
+
+class ValidationFacts(Payload):
+    """What a validation found, expectation by expectation."""
+
+    spec: str
+    checked: Used
+    valid: Used | None = None
+    rejected: Used | None = None
+    report: Used | None = None
+    expectations: list[Expectation]
+    rows: int
+    rejected_rows: int
+    held: bool  # no critical expectation failed
+
+
+class SplitFacts(Payload):
+    """A split into training and test rows."""
+
+    spec: str
+    made_from: Used
+    train: Used
+    test: Used
+    by: str  # for example `time: first 80 % by sched_dep`
+    seed: int | None = None
+
+
+class ColumnDrift(Payload):
+    """One watched column's distance between reference and current data."""
+
+    name: str
+    method: str
+    score: float
+    threshold: float
+    drifted: bool
+
+
+class DriftFacts(Payload):
+    """A comparison of reference data with current data."""
+
+    spec: str
+    window: str | None = None
+    reference: Used
+    current: Used
+    model: Used | None = None
+    report: Used | None = None
+    snapshot: Used | None = None
+    sample_rows: int
+    seed: int
+    columns: list[ColumnDrift]
+    watched: int
+    drifted: int
+    share: float
+    rule: str  # the rule in words
+    detected: bool
+
+
+class TrainingFacts(Payload):
+    """A model that was fitted."""
+
+    spec: str
+    model: Used
+    trained_on: Used
+    estimator: str
+    hyperparameters: list[Named]
+    changed: list[Named] = Field(default_factory=list)  # value: `old -> new`, since the last version
+    features: list[str]
+    target: str
+    seeds: list[Named]
+    libraries: list[Named]
+    rows: int
+    seconds: float
+    cause: str | None = None  # id of the event that made us retrain
+
+
+class Metric(Payload):
+    """A figure with its bootstrap interval."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    slice: str | None = None
+    rows: int | None = None
+
+
+class Gate(Payload):
+    """A condition on promotion and whether it held."""
+
+    name: str
+    limit: str
+    value: float | None = None
+    held: bool
+
+
+class EvaluationFacts(Payload):
+    """How a model did on held-out rows, against the champion where there is one."""
+
+    spec: str
+    model: Used
+    tested_on: Used
+    champion: Used | None = None
+    metrics: list[Metric]
+    champion_metrics: list[Metric] = Field(default_factory=list)
+    difference: list[Metric] = Field(default_factory=list)  # challenger minus champion, same rows
+    slices: list[Metric] = Field(default_factory=list)
+    gates: list[Gate]
+    held: bool
+    report: Used | None = None
+    seed: int
+
+
+class StageFacts(Payload):
+    """A model version's step between environments, and why."""
+
+    spec: str
+    model: Used
+    version: int
+    environment: Environment
+    previous_environment: Environment | None = None
+    reason: str
+    cause: str | None = None
+    replaces: int | None = None  # version of the former champion
+
+
+class RetrainingFacts(Payload):
+    """A retraining and what caused it."""
+
+    spec: str
+    cause: str  # event id
+    reason: str
+    window: str | None = None
+    model: Used | None = None
+    promoted: bool | None = None
+
+
+class RowFailure(Payload):
+    """A row that could not be scored; its inputs are handled ones."""
+
+    row: int
+    decision_id: str
+    error: str
+
+
+class ScoringFacts(Payload):
+    """A batch of decisions: one segment in Parquet, counted here."""
+
+    spec: str
+    window: str | None = None
+    model: Used
+    segment: Used
+    inputs: Used
+    rows: int
+    failed: int
+    decisions: list[Named]  # decision, count
+    threshold: float
+    failures: list[RowFailure] = Field(default_factory=list)
+    cause: str | None = None
+
+
+class ChangeFacts(Payload):
+    """Something about the pipeline that is not as it was at the last run."""
+
+    spec: str
+    what: str  # spec, code, environment
+    was: str | None = None  # digest or commit; absent the first time
+    is_now: str
+    details: list[Named] = Field(default_factory=list)  # what it consists of now
+    differences: list[Named] = Field(default_factory=list)  # value: `old → new`
+
+
+class AlertFacts(Payload):
+    """A message to people. Targets are named by scheme and host, never with their secrets."""
+
+    spec: str | None = None
+    kind: str  # drift, rejected, failed
+    title: str
+    body: str
+    target: str | None = None
+    cause: str | None = None
+    attempts: int = 1
+    error: str | None = None
+
+
+class StoreFacts(Payload):
+    """The store itself: opened by whom, what origin it carries, what was spooled or lost."""
+
+    origin: str | None = None
+    store_schema: str | None = None
+    count: int | None = None
+    reason: str | None = None
+    principal: str | None = None
+
+
+class KeyFacts(Payload):
+    """A key by purpose and fingerprint, never the key."""
+
+    purpose: str  # mask
+    fingerprint: str
+    principal: str | None = None

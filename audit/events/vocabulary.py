@@ -1,0 +1,67 @@
+"""Every event type there is, with the shape of its payload and its usual severity."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from audit.events import payloads as p
+
+Severity = Literal["debug", "info", "warning", "error", "critical"]
+
+
+@dataclass(frozen=True, slots=True)
+class EventType:
+    """What a type's payload must be, how grave it usually is, and what it means in one line."""
+
+    payload: type[p.Payload]
+    severity: Severity
+    meaning: str
+
+
+VOCABULARY: dict[str, EventType] = {
+    "flow_run.running": EventType(p.RunState, "info", "a flow run began its first attempt"),
+    "flow_run.retrying": EventType(p.RunState, "warning", "a flow run began a further attempt"),
+    "flow_run.attempt_failed": EventType(p.RunState, "warning", "an attempt of a flow run raised"),
+    "flow_run.completed": EventType(p.RunState, "info", "a flow run ended well"),
+    "flow_run.failed": EventType(p.RunState, "error", "a flow run ended in failure"),
+    "flow_run.timed_out": EventType(p.RunState, "error", "a flow run took longer than it may"),
+    "flow_run.crashed": EventType(p.RunState, "critical", "a flow run's process ended or was told to"),
+    "flow_run.cancelled": EventType(p.RunState, "warning", "somebody cancelled a flow run"),
+    "task_run.running": EventType(p.RunState, "info", "a task run began its first attempt"),
+    "task_run.retrying": EventType(p.RunState, "warning", "a task run began a further attempt"),
+    "task_run.attempt_failed": EventType(p.RunState, "warning", "an attempt of a task run raised"),
+    "task_run.completed": EventType(p.RunState, "info", "a task run ended well"),
+    "task_run.cached": EventType(p.RunState, "info", "a task run's result came from the cache"),
+    "task_run.failed": EventType(p.RunState, "error", "a task run ended in failure"),
+    "task_run.timed_out": EventType(p.RunState, "error", "a task run took longer than it may"),
+    "task_run.crashed": EventType(p.RunState, "critical", "a task run was ended by an exit or a signal"),
+    "task_run.not_ready": EventType(p.RunState, "warning", "a task never ran, for its upstream failed"),
+    "task_run.cancelled": EventType(p.RunState, "warning", "a task run was cancelled"),
+    "task_run.rolled_back": EventType(p.RunState, "warning", "a transaction undid a task run"),
+    "dataset.ingested": EventType(p.DatasetFacts, "info", "sources were read, handled and stored"),
+    "dataset.validated": EventType(p.ValidationFacts, "info", "a dataset was held against its rules"),
+    "dataset.rejected": EventType(p.ValidationFacts, "error", "a critical rule did not hold"),
+    "dataset.transformed": EventType(p.DatasetFacts, "info", "features were derived and selected"),
+    "dataset.split": EventType(p.SplitFacts, "info", "rows were parted into training and test"),
+    "drift.checked": EventType(p.DriftFacts, "info", "current data were compared with the reference"),
+    "drift.detected": EventType(p.DriftFacts, "warning", "the spec's drift rule fired"),
+    "model.trained": EventType(p.TrainingFacts, "info", "an estimator was fitted"),
+    "model.evaluated": EventType(p.EvaluationFacts, "info", "a model was judged on held-out rows"),
+    "model.registered": EventType(p.StageFacts, "info", "a model got a version number"),
+    "model.promoted": EventType(p.StageFacts, "info", "a model version moved up an environment"),
+    "model.rejected": EventType(p.StageFacts, "warning", "a model version did not pass its gates"),
+    "model.deployed": EventType(p.StageFacts, "info", "a model version now makes the decisions"),
+    "model.retired": EventType(p.StageFacts, "info", "a model version no longer makes decisions"),
+    "retraining.requested": EventType(p.RetrainingFacts, "info", "an event asked for a new model"),
+    "retraining.completed": EventType(p.RetrainingFacts, "info", "a retraining came to its end"),
+    "predictions.scored": EventType(p.ScoringFacts, "info", "a window was decided on"),
+    "predictions.failed": EventType(p.ScoringFacts, "warning", "rows could not be scored"),
+    "pipeline.changed": EventType(p.ChangeFacts, "warning", "spec, code or environment changed"),
+    "alert.sent": EventType(p.AlertFacts, "info", "a message reached its target"),
+    "alert.failed": EventType(p.AlertFacts, "error", "a message could not be delivered"),
+    "privacy.masked": EventType(p.Masking, "info", "personal columns were handled at ingest"),
+    "store.opened": EventType(p.StoreFacts, "info", "the audit store was made"),
+    "store.spooled": EventType(p.StoreFacts, "warning", "events went to the spool, the store being away"),
+    "store.replayed": EventType(p.StoreFacts, "info", "spooled events reached the store"),
+    "store.dropped": EventType(p.StoreFacts, "critical", "events were lost: store and spool both failed"),
+    "key.created": EventType(p.KeyFacts, "info", "a key was made"),
+}

@@ -1,0 +1,47 @@
+"""`pipeline.changed`: what is not as it was when this spec last ran."""
+
+from collections.abc import Mapping
+
+from audit.events.payloads import ChangeFacts, Named
+from audit.recording.recorder import record
+from audit.store import read
+from audit.store.engine import open_store
+
+
+def note_change(spec: str, what: str, is_now: str, details: Mapping[str, object]) -> str | None:
+    """Put on record that `what` (spec, code, environment) of `spec` is now `is_now`, unless it already was.
+
+    `details` is what it consists of, nested as it comes; differences are told leaf by leaf.
+    Returns the event's id, or None where nothing changed.
+    """
+    last = next(
+        (e for e in read.events(open_store(), types=("pipeline.changed",), spec=spec) if e.payload["what"] == what),
+        None,
+    )
+    if last and last.payload["is_now"] == is_now:
+        return None
+    leaves = dict(_leaves(details))
+    before = {d["name"]: str(d.get("value")) for d in last.payload["details"]} if last else leaves
+    facts = ChangeFacts(
+        spec=spec,
+        what=what,
+        was=last.payload["is_now"] if last else None,
+        is_now=is_now,
+        details=[Named(name=name, value=value) for name, value in leaves.items()],
+        differences=_differences(before, leaves),
+    )
+    return record("pipeline.changed", facts, subject=f"spec/{spec}", severity="warning" if last else "info")
+
+
+def _leaves(tree: object, path: str = "") -> list[tuple[str, str]]:
+    if isinstance(tree, Mapping):
+        return [leaf for key, item in tree.items() for leaf in _leaves(item, f"{path}.{key}" if path else str(key))]
+    if isinstance(tree, list | tuple):
+        named = [(item.get("name", i) if isinstance(item, Mapping) else i, item) for i, item in enumerate(tree)]
+        return [leaf for key, item in named for leaf in _leaves(item, f"{path}[{key}]")]
+    return [(path, str(tree))]
+
+
+def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[Named]:
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [Named(name=name, value=f"{before.get(name, '(not there)')} → {now.get(name, '(gone)')}") for name in changed]

@@ -1,0 +1,125 @@
+"""Who runs what, where: actor, code version, environment, deployment. Read once a process where it can be."""
+
+import getpass
+import inspect
+import os
+import platform
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib.metadata import distributions, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audit.errors import KeyUnavailable
+from audit.events.canonical import digest_of
+from audit.events.payloads import Code, DeploymentOfRun, Surroundings
+from audit.settings import settings
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+UNKNOWN_ACTOR = "p:unknown"  # no mask key here, so no keyed hash; the payload still names the principal
+GIT_SECONDS = 5
+
+
+def principal() -> str:
+    """`user@host`: the person or service account behind this process. Goes into payloads only."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without an entry in passwd
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def actor() -> str:
+    """`p:` and a keyed hash of the principal: the same person is recognisable, not named."""
+    return _actor(str(settings().keys_path))
+
+
+@cache
+def _actor(keys: str) -> str:
+    from audit.privacy.mask_key import keyed, read_mask_key
+
+    try:
+        return "p:" + keyed(read_mask_key(Path(keys)), "actor", principal())
+    except KeyUnavailable:
+        return UNKNOWN_ACTOR
+
+
+@cache
+def surroundings() -> Surroundings:
+    """Interpreter, platform, installed versions and host of this process."""
+    return Surroundings(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        prefect=version("prefect"),
+        lock_digest=_installed_digest(),
+        host=socket.gethostname(),
+        process_id=os.getpid(),
+        principal=principal(),
+    )
+
+
+def code_of(fn: Callable[..., object]) -> Code:
+    """The code behind a flow or task: its file's digest and the commit that its folder is at."""
+    plain = inspect.unwrap(fn)
+    entrypoint = f"{plain.__module__}.{plain.__qualname__}"
+    try:
+        path = Path(inspect.getsourcefile(plain) or "")
+        source = path.read_bytes()
+    except (TypeError, OSError):  # defined at a prompt, or the file is gone
+        return Code(source=entrypoint)
+    commit, dirty = _git(str(path.parent))
+    return Code(commit=commit, dirty=dirty, source=entrypoint, source_digest=digest_of(source))
+
+
+def deployment_of(flow_run: "FlowRun") -> DeploymentOfRun | None:
+    """Deployment, pool and worker of a deployed flow run; None for one started by hand."""
+    if flow_run.deployment_id is None:
+        return None
+    return DeploymentOfRun(
+        id=str(flow_run.deployment_id),
+        name=os.environ.get("PREFECT__DEPLOYMENT_NAME") or _label(flow_run, "prefect.deployment.name"),
+        version=flow_run.deployment_version,
+        work_pool=flow_run.work_pool_name,
+        worker=os.environ.get("PREFECT__WORKER_NAME") or _label(flow_run, "prefect.worker.name"),
+    )
+
+
+def trace_id(run: Any) -> str | None:
+    """The W3C trace id that Prefect keeps with a run, where OpenTelemetry is on."""
+    traceparent = _label(run, "__OTEL_TRACEPARENT")
+    return traceparent.split("-")[1] if traceparent and traceparent.count("-") == 3 else None
+
+
+def _label(run: Any, name: str) -> str | None:
+    value = (getattr(run, "labels", None) or {}).get(name)
+    return None if value is None else str(value)
+
+
+def _installed_digest() -> str:
+    """SHA-256 over `name==version` of every installed distribution and the interpreter, sorted."""
+    found = sorted({f"{d.metadata['Name'].lower()}=={d.version}" for d in distributions() if d.metadata["Name"]})
+    return digest_of("\n".join([sys.version, *found]).encode())
+
+
+@cache
+def _git(folder: str) -> tuple[str | None, bool | None]:
+    """Commit and whether tracked files differ from it; (None, None) outside a repository or without git."""
+    commit = _ask_git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None, None
+    return commit, bool(_ask_git(folder, "status", "--porcelain", "--untracked-files=no"))
+
+
+def _ask_git(folder: str, *words: str) -> str | None:
+    try:
+        asked = subprocess.run(
+            ["git", "-C", folder, *words], capture_output=True, text=True, timeout=GIT_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return asked.stdout.strip()

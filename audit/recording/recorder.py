@@ -1,0 +1,175 @@
+"""Where an event becomes a row: the store, else the spool, else loudly counted as lost.
+
+Mode `spool` never stops a pipeline; mode `strict` raises AuditUnavailable where neither takes the event.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from audit.errors import AuditUnavailable, KeyUnavailable, StoreUnavailable
+from audit.events.event import Event, make_event
+from audit.events.payloads import Payload, StoreFacts
+from audit.events.vocabulary import Severity
+from audit.recording import circumstances, spool
+from audit.recording.initialise import initialise
+from audit.settings import Settings, settings
+from audit.store.append import append as append_to_store
+from audit.store.engine import AuditStore, open_store
+
+SOURCE = "prefect-audit/recorder"
+RETRY_SECONDS = 5.0  # a store that failed is left alone so long: each try may block for its busy timeout
+
+log = logging.getLogger("audit")
+Listener = Callable[[str, Payload, str], None]
+_listeners: list[Listener] = []
+
+
+def record(
+    type: str,
+    payload: Payload,
+    *,
+    subject: str,
+    severity: Severity | None = None,
+    id: str | None = None,
+) -> str:
+    """Put a fact on record from inside a flow, a task or a plain script; returns the event's id.
+
+    Run ids, deployment, actor and times are filled in. Raises AuditUnavailable in mode `strict` only.
+    """
+    event = make_event(
+        type, payload, source=SOURCE, subject=subject, severity=severity, id=id, actor=circumstances.actor(), **_run()
+    )
+    append(event)
+    for listener in _listeners:
+        listener(type, payload, event.id)
+    return event.id
+
+
+def append(event: Event) -> None:
+    """Put one event into the store, else into the spool. Raises AuditUnavailable in mode `strict` only."""
+    from audit.recording.logs import tell
+
+    _recorder().append(event)
+    tell(event)
+
+
+def flow_ended() -> None:
+    """What is due when a flow run ends: bring home what was spooled, by this process or another."""
+    if spool.waiting(settings().spool_path):
+        _recorder().bring_home()
+
+
+def listen(listener: Listener) -> None:
+    """Have `listener(type, payload, event id)` called for every fact recorded in this process."""
+    _listeners.append(listener)
+
+
+def _run() -> dict[str, str | None]:
+    """Ids of the flow and task run around us, empty outside of both."""
+    from prefect.context import FlowRunContext, TaskRunContext
+
+    task, flow = TaskRunContext.get(), FlowRunContext.get()
+    flow_run_id = task.task_run.flow_run_id if task else flow.flow_run.id if flow and flow.flow_run else None
+    deployment = flow.flow_run.deployment_id if flow and flow.flow_run else None
+    return {
+        "flow_run_id": str(flow_run_id) if flow_run_id else None,
+        "task_run_id": str(task.task_run.id) if task else None,
+        "deployment": str(deployment) if deployment else None,
+    }
+
+
+@dataclass
+class Recorder:
+    """One process's way to the store: what it knows of the store's health and of what was lost."""
+
+    where: Settings
+    looked: bool = False  # whether what an earlier process left in the spool was brought home
+    spooled: bool = False
+    dropped: int = 0
+    failed_at: float | None = None
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def append(self, event: Event) -> None:
+        if self._store_rests():
+            self._spool(event, "the store failed a moment ago")
+            return
+        try:
+            if not self.looked:
+                self._begin()
+            if self.spooled or self.dropped:
+                self.bring_home()
+            append_to_store(open_store(self.where), [event])
+            self.failed_at = None
+        except StoreUnavailable as gone:
+            self.failed_at = time.monotonic()
+            self._spool(event, gone.what)
+
+    def bring_home(self) -> None:
+        """Replay the spool, and put on record what was replayed and what was lost. A failure only waits."""
+        if self._store_rests():
+            return
+        with self.lock:
+            try:
+                store = open_store(self.where)
+                moved, lost = spool.replay(self.where.spool_path, store), self.dropped
+                append_to_store(store, _accounts(moved, lost))
+            except StoreUnavailable as gone:
+                log.warning("The audit spool waits. %s", gone)
+                return
+            self.looked, self.spooled = True, False
+            self.dropped -= lost
+
+    def _begin(self) -> None:
+        """A new store gets its key and origin; what an earlier process spooled comes home."""
+        try:
+            initialise(where=self.where)
+        except KeyUnavailable as lost:
+            log.warning("%s", lost)
+        self.bring_home()
+
+    def _store_rests(self) -> bool:
+        return self.failed_at is not None and time.monotonic() - self.failed_at < RETRY_SECONDS
+
+    def _spool(self, event: Event, because: str) -> None:
+        with self.lock:
+            news = [] if self.spooled else [_about("store.spooled", StoreFacts(reason=because))]
+            try:
+                append_to_store(spool.spool(self.where.spool_path), [*news, event])
+            except StoreUnavailable as also_gone:
+                self._lose(event, also_gone)
+                return
+            self.spooled = True
+        if news:
+            log.warning("The audit store is away (%s). Events wait in %s.", because, self.where.spool_path)
+
+    def _lose(self, event: Event, because: StoreUnavailable) -> None:
+        if self.where.mode == "strict":
+            raise AuditUnavailable(
+                f"Neither the audit store nor its spool can be written: {because.what}",
+                hint="Nothing runs unrecorded in mode strict; mend the store or set AUDIT_MODE=spool.",
+            ) from because
+        self.dropped += 1
+        log.error("%s IS NOT ON RECORD (%d lost so far). %s", event.type, self.dropped, because)
+
+
+def _accounts(moved: int, lost: int) -> list[Event]:
+    told = [_about("store.replayed", StoreFacts(count=moved))] if moved else []
+    return told + ([_about("store.dropped", StoreFacts(count=lost))] if lost else [])
+
+
+def _about(type: str, facts: StoreFacts) -> Event:
+    return make_event(type, facts, source=SOURCE, subject="store", actor=circumstances.actor())
+
+
+def _recorder() -> Recorder:
+    return _recorder_of(settings(), os.getpid())
+
+
+@lru_cache(maxsize=8)
+def _recorder_of(where: Settings, _process: int) -> Recorder:
+    return Recorder(where)

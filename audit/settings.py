@@ -1,0 +1,83 @@
+"""Every AUDIT_* variable, read once into one frozen record.
+
+AUDIT_HOME           where the store, keys, artifacts and logs live; default: `var/` beside the project
+AUDIT_DATABASE_URL   another database than AUDIT_HOME/audit.db
+AUDIT_ARTIFACTS_URL  another root for artifacts than AUDIT_HOME/artifacts (a folder, s3://, gs://, az://)
+AUDIT_MODE           `spool` (default): a store that fails never stops the pipeline; `strict`: no audit, no run
+AUDIT_ALERT_URL      any apprise address that alerts go to; none: no alert is sent
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal, cast
+
+from audit.errors import UserError
+
+Mode = Literal["spool", "strict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where the record lives and how strict it is."""
+
+    home: Path
+    database_url: str
+    artifacts_url: str
+    mode: Mode = "spool"
+    alert_url: str | None = None
+
+    @property
+    def spool_path(self) -> Path:
+        return self.home / "spool.db"
+
+    @property
+    def keys_path(self) -> Path:
+        return self.home / "keys"
+
+    @property
+    def log_path(self) -> Path:
+        return self.home / "logs" / "audit.jsonl"
+
+
+@cache
+def settings() -> Settings:
+    """This process's settings. Tests that change the environment call `settings.cache_clear()`."""
+    return read_settings(os.environ, Path.cwd())
+
+
+def read_settings(environ: Mapping[str, str], start: Path) -> Settings:
+    """Settings that `environ` gives; the default home is sought upwards from `start`.
+
+    Raises UserError if the home would be a temporary folder or the mode is unknown.
+    """
+    home = Path(environ["AUDIT_HOME"]).absolute() if environ.get("AUDIT_HOME") else _default_home(start)
+    mode = environ.get("AUDIT_MODE") or "spool"
+    if mode not in ("spool", "strict"):
+        raise UserError(f"AUDIT_MODE is {mode!r}.", hint="Set it to spool or strict.")
+    return Settings(
+        home=home,
+        database_url=environ.get("AUDIT_DATABASE_URL") or f"sqlite:///{home / 'audit.db'}",
+        artifacts_url=environ.get("AUDIT_ARTIFACTS_URL") or (home / "artifacts").as_uri(),
+        mode=cast(Mode, mode),
+        alert_url=environ.get("AUDIT_ALERT_URL") or None,
+    )
+
+
+def _default_home(start: Path) -> Path:
+    """`var/` beside the nearest pyproject.toml at or above `start`, else in `start` itself.
+
+    Workers run flows in temporary folders and crash hooks in another folder still:
+    a store made there would vanish, so such a home has to be named.
+    """
+    project = next((p for p in (start, *start.parents) if (p / "pyproject.toml").is_file()), start)
+    home = project / "var"
+    if home.is_relative_to(Path(tempfile.gettempdir()).resolve()):
+        raise UserError(
+            f"The audit store would live in {home}, a temporary folder.",
+            hint="Set AUDIT_HOME to a folder that stays.",
+        )
+    return home

@@ -1,0 +1,399 @@
+"""A spec from its YAML file. Every error is one line that names the file's line, the thing and the fix.
+
+YAML is read as 1.2 reads booleans (`on`, `no` and `yes` are text), without tags that make objects; a key that
+stands twice is an error, and aliases cannot multiply a small file into a big one.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from yaml import MappingNode, MarkedYAMLError, Node, SafeLoader, ScalarNode, SequenceNode, YAMLError
+
+from audit.errors import SpecError
+from audit.events.canonical import canonical, clean, digest_of
+from audit.spec.model import Spec
+
+if TYPE_CHECKING:
+    import polars as pl
+    from pydantic_core import ErrorDetails
+
+MAX_NODES = 20_000  # of the document with its aliases followed
+MAX_DEPTH = 20
+SCORE = "score"  # the model's own output, among the watched columns
+
+Keys = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something wrong, and the keys that lead to it."""
+
+    keys: Keys
+    what: str
+
+
+def load_spec(path: str | Path) -> Spec:
+    """The spec in the file at `path`. Raises SpecError with the first error and the number of others."""
+    return parse_spec(_text_of(Path(path)), str(path))
+
+
+def parse_spec(text: str, name: str) -> Spec:
+    """The spec that `text` holds; `name` is its file. Raises SpecError with the first error."""
+    spec, errors = _checked(text, name)
+    if spec is None or errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise SpecError(errors[0] + more)
+    return spec
+
+
+def spec_errors(path: str | Path) -> list[str]:
+    """Every error of the file at `path`, one line each, in the file's order; empty for a good spec."""
+    try:
+        return _checked(_text_of(Path(path)), str(path))[1]
+    except SpecError as error:
+        return [str(error)]
+
+
+def spec_digest(spec: Spec) -> str:
+    """SHA-256 over the spec's content with every default filled in; comments and file do not count."""
+    return digest_of(canonical(clean(spec.model_dump(mode="json"))))
+
+
+def line_of(path: str | Path, *keys: str | int) -> int | None:
+    """The line at which `keys` lead to something, for example ("columns", 3, "name"); None if it cannot be told."""
+    try:
+        node = _composed(_text_of(Path(path)), str(path))
+    except SpecError:
+        return None
+    return _Lines(node).of(keys)
+
+
+def where(spec: Spec, *keys: str | int) -> str:
+    """`flights.yaml:14`, or the spec's name where its file is not known."""
+    if spec.file is None:
+        return spec.name
+    line = line_of(spec.file, *keys)
+    return f"{Path(spec.file).name}:{line}" if line else Path(spec.file).name
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, or nothing where no known name is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise SpecError(f"{path} does not exist.", hint="Name a spec, for example flows/specs/flights.yaml.") from None
+    except UnicodeDecodeError:
+        raise SpecError(f"{path.name} is not UTF-8 text.", hint="Save it as UTF-8.") from None
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _checked(text: str, name: str) -> tuple[Spec | None, list[str]]:
+    """The spec where its sections are well formed, and all that is wrong, in the file's order."""
+    node = _composed(text, name)
+    loaded = _constructed(text, name)
+    try:
+        spec = Spec.model_validate(loaded).loaded_from(name)
+        findings = list(_contradictions(spec))
+    except ValidationError as error:
+        spec, findings = None, [_of_pydantic(detail) for detail in error.errors()]
+    lines = _Lines(node)
+    placed = sorted({(lines.of(finding.keys), finding.what) for finding in findings})
+    return spec, [f"{Path(name).name}:{line}: {what}" for line, what in placed]
+
+
+class _Loader(SafeLoader):
+    """PyYAML reads 1.1, where `on` and `no` are booleans; here only true and false are."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
+    ]
+    for first, resolvers in SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _composed(text: str, name: str) -> MappingNode:
+    """The document's nodes, which know their lines; sound enough to be constructed."""
+    try:
+        node = _Loader(text).get_single_node()
+    except YAMLError as error:
+        raise _not_yaml(error, name) from None
+    if node is None:
+        raise SpecError(f"{Path(name).name} is empty.", hint="Begin from flows/specs/flights.yaml.")
+    if not isinstance(node, MappingNode):
+        raise SpecError(f"{Path(name).name}:1: a spec is a mapping.", hint="Begin with `name: ...`.")
+    for keys, visited in zip(_walk(node, name), range(MAX_NODES + 1), strict=False):
+        if visited == MAX_NODES or len(keys) > MAX_DEPTH:
+            raise SpecError(f"{Path(name).name}: its aliases or levels multiply beyond reason.", hint="Write it out.")
+    return node
+
+
+def _constructed(text: str, name: str) -> object:
+    try:
+        return _Loader(text).get_single_data()
+    except (YAMLError, ValueError) as error:  # ValueError: a date like 2013-02-30
+        raise _not_yaml(error, name) from None
+
+
+def _not_yaml(error: Exception, name: str) -> SpecError:
+    file = Path(name).name
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return SpecError(f"{file}:{error.problem_mark.line + 1}: not YAML that a spec may use: {error.problem}.")
+    return SpecError(f"{file}: not YAML that a spec may use: {str(error).splitlines()[0]}.")
+
+
+def _walk(node: Node, name: str, keys: Keys = ()) -> Iterator[Keys]:
+    """The keys of every node, aliases followed. Raises SpecError at a key that stands twice."""
+    yield keys
+    if isinstance(node, SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _walk(item, name, (*keys, index))
+    if isinstance(node, MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            text = key.value if isinstance(key, ScalarNode) else "?"
+            if text in seen:
+                raise SpecError(f"{Path(name).name}:{key.start_mark.line + 1}: {text!r} stands twice. Remove one.")
+            seen.add(text)
+            yield from _walk(value, name, (*keys, text))
+
+
+class _Lines:
+    """Where the keys of a document stand."""
+
+    def __init__(self, root: MappingNode) -> None:
+        self._root = root
+
+    def of(self, keys: Sequence[str | int]) -> int:
+        """Line of what `keys` lead to, or of the last of them that is there."""
+        node: Node = self._root
+        line = node.start_mark.line + 1
+        for key in keys:
+            found = _child(node, key)
+            if found is None:
+                break
+            mark, node = found
+            line = mark.start_mark.line + 1
+        return line
+
+
+def _child(node: Node, key: str | int) -> tuple[Node, Node] | None:
+    """The node that carries the line, and the one that carries the value."""
+    if isinstance(node, SequenceNode) and isinstance(key, int) and key < len(node.value):
+        return node.value[key], node.value[key]
+    if isinstance(node, MappingNode):
+        return next(((k, v) for k, v in node.value if isinstance(k, ScalarNode) and k.value == str(key)), None)
+    return None
+
+
+def _of_pydantic(detail: "ErrorDetails") -> Finding:
+    keys: Keys = detail["loc"]
+    last, shown = keys[-1] if keys else "", _dotted(keys)
+    match detail["type"]:
+        case "missing":
+            return Finding(keys[:-1], f"{shown!r} is missing.")
+        case "extra_forbidden":
+            return Finding(keys, f"{last!r} is no key that a spec knows.{did_you_mean(str(last), _fields_at(keys[:-1]))}")
+        case "literal_error":
+            allowed = str(detail.get("ctx", {}).get("expected", ""))
+            choices = allowed.replace(" or ", ", ").replace("'", "").split(", ")
+            given = str(detail["input"])
+            return Finding(keys, f"{shown}: {given!r} is none of {', '.join(choices)}.{did_you_mean(given, choices)}")
+        case "string_pattern_mismatch":
+            return Finding(keys, f"{shown}: use small letters, digits, - and _, beginning with a letter, at most 40.")
+    return Finding(keys, f"{shown}: {detail['msg'][:1].lower()}{detail['msg'][1:]}.")
+
+
+def _dotted(keys: Keys) -> str:
+    return ".".join(str(key + 1) if isinstance(key, int) else key for key in keys)
+
+
+def _fields_at(keys: Keys) -> list[str]:
+    """The keys that the section at `keys` may have."""
+    part: type[BaseModel] = Spec
+    named_by_user = False
+    for key in keys:
+        if isinstance(key, int) or named_by_user or key not in part.model_fields:
+            named_by_user = False
+            continue
+        annotation = part.model_fields[key].annotation
+        named_by_user = get_origin(annotation) is dict
+        part = _section(annotation) or part
+    return list(part.model_fields)
+
+
+def _section(annotation: object) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for argument in get_args(annotation) if (found := _section(argument))), None)
+
+
+def _contradictions(spec: Spec) -> Iterator[Finding]:
+    """What is well formed and cannot be meant."""
+    yield from _double_names(spec)
+    yield from _unknown_names(spec)
+    yield from _bad_limits(spec)
+    yield from _bad_sql(spec)
+    yield from leaks(spec)
+
+
+def _double_names(spec: Spec) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for keys, name in _defined(spec):
+        if name in seen:
+            yield Finding(keys, f"column {name!r} is declared twice. Remove or rename one.")
+        if name == SCORE:
+            yield Finding(keys, f"{SCORE!r} is the name of the model's output. Rename the column.")
+        seen.add(name)
+
+
+def _defined(spec: Spec) -> Iterator[tuple[Keys, str]]:
+    for index, column in enumerate(spec.columns):
+        yield ("columns", index, "name"), column.name
+    for index, derived in enumerate(spec.derive):
+        yield ("derive", index, "name"), derived.name
+
+
+def _unknown_names(spec: Spec) -> Iterator[Finding]:
+    """Names that point at no column, or at one that ingest drops."""
+    declared = {column.name: spec.handling(column) for column in spec.columns}
+    known = [*declared, *(derived.name for derived in spec.derive)]
+    mentions: list[tuple[Keys, str]] = [(("event_time",), spec.event_time), (("target", "column"), spec.target.column)]
+    mentions += [(("slices", index), name) for index, name in enumerate(spec.slices)]
+    mentions += [(("drift", "watch", i), name) for i, name in enumerate(spec.drift.watch) if name != SCORE]
+    for keys, name in mentions:
+        if name not in known:
+            yield Finding(keys, f"column {name!r} is not declared.{did_you_mean(name, known)}")
+        elif declared.get(name) == "drop":
+            yield Finding(keys, f"column {name!r} is dropped at ingest. Give it another handling, or leave it out here.")
+    if spec.entity_key is not None and spec.entity_key not in declared:
+        yield Finding(
+            ("entity_key",), f"column {spec.entity_key!r} is not declared.{did_you_mean(spec.entity_key, declared)}"
+        )
+    if spec.event_time in declared:
+        yield from _bad_event_time(spec)
+
+
+def _bad_event_time(spec: Spec) -> Iterator[Finding]:
+    index, column = next((i, c) for i, c in enumerate(spec.columns) if c.name == spec.event_time)
+    if column.dtype not in ("date", "datetime"):
+        yield Finding(("columns", index, "dtype"), f"the event time {column.name!r} must be a date or datetime.")
+    if spec.handling(column) == "hash" or column.known_at == "outcome":
+        yield Finding(("columns", index), f"the event time {column.name!r} must be kept, and known at the decision.")
+
+
+def _bad_limits(spec: Spec) -> Iterator[Finding]:
+    for index, column in enumerate(spec.columns):
+        keys: Keys = ("columns", index)
+        if not 0 <= column.nulls <= 1:
+            yield Finding((*keys, "nulls"), f"nulls of {column.name!r} is a share between 0 and 1.")
+        if column.min is not None and column.max is not None and column.min > column.max:
+            yield Finding((*keys, "min"), f"min of {column.name!r} is above its max. Swap them.")
+        if (column.min is not None or column.max is not None) and column.dtype not in ("integer", "float"):
+            yield Finding((*keys, "dtype"), f"min and max need a number, {column.name!r} is a {column.dtype}.")
+    if spec.rows.max is not None and spec.rows.min > spec.rows.max:
+        yield Finding(("rows", "min"), "rows.min is above rows.max. Swap them.")
+    if spec.schedule.until is not None and spec.schedule.until < spec.schedule.train_from:
+        yield Finding(("schedule", "until"), "schedule.until is before schedule.train_from.")
+    if not spec.features():
+        yield Finding(("columns",), "no column is a feature. Give one `role: feature`.")
+
+
+def _bad_sql(spec: Spec) -> Iterator[Finding]:
+    if spec.query is None and len(spec.sources) > 1:
+        yield Finding(("sources",), "more than one source needs a `query` that joins them.")
+    if spec.query is not None and (problem := _query_problem(spec)):
+        yield Finding(("query",), f"query: {problem}.")
+    handled = {column.name: spec.handling(column) for column in spec.columns}
+    known = list(handled)
+    for index, derived in enumerate(spec.derive):
+        keys: Keys = ("derive", index, "sql")
+        parsed = _parsed(derived.sql)
+        if isinstance(parsed, str):
+            yield Finding(keys, f"sql of {derived.name!r}: {parsed}.")
+        else:
+            yield from _bad_expression(keys, derived.name, parsed, known, handled)
+        known.append(derived.name)
+
+
+def _bad_expression(
+    keys: Keys, name: str, parsed: "pl.Expr", known: Sequence[str], handled: dict[str, str]
+) -> Iterator[Finding]:
+    for used in dict.fromkeys(parsed.meta.root_names()):
+        if used not in known:
+            yield Finding(keys, f"sql of {name!r}: column {used!r} is not declared before it.{did_you_mean(used, known)}")
+        elif handled.get(used) == "drop":
+            yield Finding(keys, f"sql of {name!r}: column {used!r} is dropped at ingest.")
+
+
+def _query_problem(spec: Spec) -> str | None:
+    """What the SQL parser says against the query; whether tables and columns exist is seen at ingest."""
+    import polars as pl
+
+    try:
+        pl.SQLContext({name: pl.LazyFrame() for name in spec.sources}).execute(spec.query or "")
+    except (pl.exceptions.SQLSyntaxError, pl.exceptions.SQLInterfaceError) as error:
+        return _first_line(error)
+    except pl.exceptions.PolarsError:
+        return None
+    return None
+
+
+def _parsed(sql: str) -> "pl.Expr | str":
+    """The expression, or what the parser says against it."""
+    import polars as pl
+
+    try:
+        return pl.sql_expr(sql)
+    except pl.exceptions.PolarsError as error:
+        return _first_line(error)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def leaks(spec: Spec) -> Iterator[Finding]:
+    """Features that are known only after the outcome, by themselves or through what they are derived from."""
+    late: dict[str, str] = {column.name: column.name for column in spec.columns if column.known_at == "outcome"}
+    for index, column in enumerate(spec.columns):
+        if column.role == "feature" and column.name in late:
+            yield Finding(
+                ("columns", index, "name"),
+                f"{column.name!r} is known only at the outcome, so it cannot be a feature. Give it `role: info`.",
+            )
+    for index, derived in enumerate(spec.derive):
+        parsed = _parsed(derived.sql)
+        used = [] if isinstance(parsed, str) else parsed.meta.root_names()
+        source = derived.name if derived.known_at == "outcome" else next((late[u] for u in used if u in late), None)
+        if source:
+            late[derived.name] = source
+        if source and derived.role == "feature":
+            through = "is" if source == derived.name else f"uses {source!r}, which is"
+            yield Finding(
+                ("derive", index, "name"),
+                f"{derived.name!r} {through} known only at the outcome, so it cannot be a feature. Give it `role: info`.",
+            )
+    yield from _untold_target(spec, late)
+
+
+def _untold_target(spec: Spec, late: dict[str, str]) -> Iterator[Finding]:
+    name = spec.target.column
+    keys = next((keys for keys, defined in _defined(spec) if defined == name), None)
+    if keys is None:
+        return
+    if spec.target.column in spec.features():
+        yield Finding(keys, f"the target {name!r} cannot be a feature. Give it `role: target`.")
+    elif name not in late:
+        yield Finding(keys, f"the target {name!r} is known only afterwards. Give it `known_at: outcome`.")

@@ -1,0 +1,170 @@
+"""The spec: one YAML file is one use case. Everything a stage needs to know about the data stands here."""
+
+from datetime import date
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+Pii = Literal["none", "quasi", "direct", "secret"]
+Handling = Literal["keep", "drop", "hash"]
+Dtype = Literal["integer", "float", "string", "boolean", "date", "datetime"]
+
+# What happens to a column of each class where the spec does not say otherwise.
+HANDLING_OF: dict[Pii, Handling] = {"none": "keep", "quasi": "keep", "direct": "drop", "secret": "drop"}
+
+
+class Part(BaseModel):
+    """Base of every section: frozen, and a key that we do not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceTable(Part):
+    """One named table: a file, or a data file inside an installed package."""
+
+    file: str  # relative to the spec's folder, or to `package`
+    package: str | None = None
+    format: Literal["csv", "parquet"] | None = None  # by default from the file's name; a .zip holds one file
+    null_values: tuple[str, ...] = ()
+
+
+class Column(Part):
+    """One column of the joined table: what it means, how it is handled, when it is known."""
+
+    name: str
+    dtype: Dtype
+    role: Literal["feature", "target", "key", "time", "info"] = "feature"
+    pii: Pii = "none"
+    handling: Handling | None = None  # by default from the class; the entity key is hashed
+    known_at: Literal["decision", "outcome"] = "decision"  # `outcome`: known only afterwards, never a feature
+    assumption: str | None = None
+    min: float | None = None
+    max: float | None = None
+    values: tuple[str | int | bool, ...] | None = None
+    nulls: float = 1.0  # the largest share of missing values allowed
+    unique: bool = False
+    severity: Literal["warning", "critical"] = "warning"  # of the rules above
+
+
+class Derived(Part):
+    """A column computed from others by one Polars SQL expression."""
+
+    name: str
+    sql: str
+    dtype: Dtype
+    role: Literal["feature", "target", "info", "rule"] = "feature"
+    known_at: Literal["decision", "outcome"] = "decision"
+    severity: Literal["warning", "critical"] = "warning"  # of a rule: a boolean that must be true
+    assumption: str | None = None
+
+
+class Target(Part):
+    """What is predicted: a column, and the value that counts as positive."""
+
+    column: str
+    positive: str | int | bool = True
+
+
+class Rows(Part):
+    """How many rows a window must have; less or more is a critical finding."""
+
+    min: int = 1
+    max: int | None = None
+
+
+class Drift(Part):
+    """When current data count as drifted against the reference."""
+
+    watch: tuple[str, ...]  # columns; `score` is the model's own output
+    share: float = Field(gt=0, le=1)  # fires when at least this share of watched columns drifted
+    method: Literal["jensenshannon", "wasserstein", "psi", "hellinger"] = "jensenshannon"
+    margin: float = Field(default=1.5, ge=1)  # threshold = margin times the largest distance within the reference
+    floor: float = Field(default=0.05, ge=0)  # and never under this
+    sample: int = Field(default=5_000, ge=100)
+    seed: int = 0
+
+
+class Estimator(Part):
+    """What is fitted, and with which hyperparameters (scikit-learn's own names)."""
+
+    kind: Literal["hist_gradient_boosting", "logistic_regression"] = "hist_gradient_boosting"
+    parameters: dict[str, int | float | str | bool | None] = Field(default_factory=dict)
+    seed: int = 0
+
+
+class Gates(Part):
+    """What a challenger must reach to be promoted; the champion is judged on the same rows."""
+
+    min_auc: float | None = None
+    max_calibration_error: float | None = None
+    min_rows: int | None = None
+    min_auc_gain: float = -0.005  # over the champion; slightly below zero lets equals pass
+    max_slice_auc_gap: float | None = None
+
+
+class Split(Part):
+    """Training and test rows: the last `test_share` by event time is for the test."""
+
+    test_share: float = Field(default=0.2, gt=0, lt=1)
+    seed: int = 0
+
+
+class Schedule(Part):
+    """How the composed pipeline walks through the data, by calendar month."""
+
+    train_from: date
+    train_months: int = Field(ge=1)
+    until: date | None = None  # the data's last month, by its first day
+
+
+class Alerts(Part):
+    """Which findings are told; the target's address comes from the environment."""
+
+    on: tuple[Literal["drift", "rejected", "failed"], ...] = ("drift", "rejected", "failed")
+
+
+class Spec(Part):
+    """One use case."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+    title: str
+    sources: dict[str, SourceTable] = Field(min_length=1)
+    query: str | None = None  # Polars SQL over the source tables; needed when there is more than one
+    event_time: str
+    entity_key: str | None = None
+    columns: tuple[Column, ...]
+    derive: tuple[Derived, ...] = ()
+    target: Target
+    rows: Rows = Rows()
+    drift: Drift
+    split: Split = Split()
+    estimator: Estimator = Estimator()
+    gates: Gates = Gates()
+    slices: tuple[str, ...] = ()
+    threshold: float = Field(default=0.5, gt=0, lt=1)  # a score at or above it is decided positive
+    schedule: Schedule
+    alerts: Alerts = Alerts()
+    _file: str | None = PrivateAttr(default=None)
+
+    @property
+    def file(self) -> str | None:
+        """The file that this was loaded from, for messages and relative paths; no part of the content."""
+        return self._file
+
+    def loaded_from(self, file: str) -> Self:
+        """The same spec, knowing its file."""
+        copy = self.model_copy()
+        copy._file = file
+        return copy
+
+    def features(self) -> list[str]:
+        """Names of the columns that a model may see, in the spec's order."""
+        declared = [c.name for c in self.columns if c.role == "feature" and self.handling(c) == "keep"]
+        derived = [d.name for d in self.derive if d.role == "feature"]
+        return declared + derived
+
+    def handling(self, column: Column) -> Handling:
+        """What is done to `column` before anything is written."""
+        if column.handling:
+            return column.handling
+        return "hash" if column.name == self.entity_key else HANDLING_OF[column.pii]

@@ -1,0 +1,1 @@
+"""The audit store: the only SQL. Insert-only tables, named queries, migrations."""

@@ -1,0 +1,112 @@
+"""Triggers that make the tables insert-only, and the views that people read. SQLite's dialect.
+
+SQLite's INSERT OR REPLACE deletes rows without firing DELETE triggers, so inserts are guarded too: a row
+whose key is taken is skipped (event, where a replay meets its own first copy) or refused (the others).
+"""
+
+GUARDS = (
+    """CREATE TRIGGER event_keeps_first BEFORE INSERT ON event
+       WHEN EXISTS (SELECT 1 FROM event WHERE id = NEW.id OR seq = NEW.seq)
+       BEGIN SELECT RAISE(IGNORE); END""",
+    """CREATE TRIGGER event_no_update BEFORE UPDATE ON event
+       BEGIN SELECT RAISE(ABORT, 'event is insert-only'); END""",
+    """CREATE TRIGGER event_no_delete BEFORE DELETE ON event
+       BEGIN SELECT RAISE(ABORT, 'event is insert-only'); END""",
+    """CREATE TRIGGER payload_no_replace BEFORE INSERT ON payload
+       WHEN EXISTS (SELECT 1 FROM payload WHERE event_seq = NEW.event_seq)
+         OR EXISTS (SELECT 1 FROM withdrawal WHERE event_seq = NEW.event_seq)
+       BEGIN SELECT RAISE(ABORT, 'payload is insert-only'); END""",
+    """CREATE TRIGGER payload_no_update BEFORE UPDATE ON payload
+       BEGIN SELECT RAISE(ABORT, 'payload is insert-only'); END""",
+    """CREATE TRIGGER payload_no_delete BEFORE DELETE ON payload
+       WHEN NOT EXISTS (SELECT 1 FROM withdrawal WHERE event_seq = OLD.event_seq)
+       BEGIN SELECT RAISE(ABORT, 'payload has no withdrawal'); END""",
+    """CREATE TRIGGER withdrawal_no_replace BEFORE INSERT ON withdrawal
+       WHEN EXISTS (SELECT 1 FROM withdrawal WHERE event_seq = NEW.event_seq)
+       BEGIN SELECT RAISE(ABORT, 'withdrawal is insert-only'); END""",
+    """CREATE TRIGGER withdrawal_permitted BEFORE INSERT ON withdrawal
+       WHEN NOT EXISTS (SELECT 1 FROM event WHERE seq = NEW.by_event_seq AND seq > NEW.event_seq
+                        AND type IN ('privacy.erased', 'retention.expired'))
+         OR EXISTS (SELECT 1 FROM event WHERE seq = NEW.event_seq
+                    AND type IN ('privacy.erased', 'retention.expired'))
+       BEGIN SELECT RAISE(ABORT, 'withdrawal needs a later event that permits it'); END""",
+    """CREATE TRIGGER withdrawal_no_update BEFORE UPDATE ON withdrawal
+       BEGIN SELECT RAISE(ABORT, 'withdrawal is insert-only'); END""",
+    """CREATE TRIGGER withdrawal_no_delete BEFORE DELETE ON withdrawal
+       BEGIN SELECT RAISE(ABORT, 'withdrawal is insert-only'); END""",
+)
+
+_ENDED = "('completed','cached','failed','timed_out','crashed','cancelled','not_ready','rolled_back')"
+
+
+def _run_view(kind: str, columns: str) -> str:
+    """A run is its first event joined with its last; a plain view, for the index makes it quick."""
+    of_this = f"r.{kind}_id = f.{kind}_id AND r.type GLOB '{kind}.*'"
+    state = f"substr(r.type, {len(kind) + 2})"
+    return f"""CREATE VIEW {kind} AS
+    SELECT f.{kind}_id AS id,
+           json_extract(lp.body, '$.run_name') AS name,
+           json_extract(lp.body, '$.of') AS {kind.removesuffix("_run")},
+           {columns}
+           f.deployment AS deployment,
+           coalesce(json_extract(lp.body, '$.parameters'), json_extract(fp.body, '$.parameters')) AS parameters,
+           (SELECT count(*) FROM event r WHERE {of_this}
+             AND {state} IN ('running', 'retrying')) AS attempts,
+           substr(l.type, {len(kind) + 2}) AS state,
+           (SELECT json_group_array(json_object('state', state, 'at', time)) FROM
+             (SELECT {state} AS state, r.time AS time FROM event r WHERE {of_this} ORDER BY r.time, r.seq)) AS states,
+           f.time AS started_at,
+           CASE WHEN substr(l.type, {len(kind) + 2}) IN {_ENDED} THEN l.time END AS ended_at,
+           CASE WHEN substr(l.type, {len(kind) + 2}) IN {_ENDED}
+             THEN round((julianday(l.time) - julianday(f.time)) * 86400, 4) END AS duration_seconds,
+           json_extract(lp.body, '$.inputs') AS inputs,
+           json_extract(lp.body, '$.outputs') AS outputs,
+           json_extract(lp.body, '$.error') AS error,
+           f.actor AS actor,
+           f.seq AS first_seq,
+           l.seq AS last_seq
+      FROM event f
+      JOIN event l ON l.seq = (SELECT r.seq FROM event r WHERE {of_this} ORDER BY r.time DESC, r.seq DESC LIMIT 1)
+      LEFT JOIN payload fp ON fp.event_seq = f.seq
+      LEFT JOIN payload lp ON lp.event_seq = l.seq
+     WHERE f.type GLOB '{kind}.*'
+       AND f.seq = (SELECT r.seq FROM event r WHERE {of_this} ORDER BY r.time, r.seq LIMIT 1)"""
+
+
+TASK_RUN = _run_view(
+    "task_run",
+    "f.flow_run_id AS flow_run_id, json_extract(lp.body, '$.flow_name') AS flow,",
+)
+FLOW_RUN = _run_view(
+    "flow_run",
+    """json_extract(fp.body, '$.deployment.name') AS deployment_name,
+       json_extract(fp.body, '$.parent_flow_run_id') AS parent_flow_run_id,
+       json_extract(fp.body, '$.code.commit') AS code_commit,
+       json_extract(fp.body, '$.code.dirty') AS code_dirty,
+       json_extract(fp.body, '$.surroundings.principal') AS principal,""",
+)
+
+# Every place where an event names a dataset version that its stage made.
+_MADE = (
+    ("dataset.ingested", "$"),
+    ("dataset.transformed", "$"),
+    ("dataset.validated", "$.valid"),
+    ("dataset.validated", "$.rejected"),
+    ("dataset.split", "$.train"),
+    ("dataset.split", "$.test"),
+    ("predictions.scored", "$.segment"),
+)
+DATASET_VERSION = "CREATE VIEW dataset_version AS " + " UNION ALL ".join(
+    f"""SELECT json_extract(p.body, '{at}.{"name" if at == "$" else "of"}') AS name,
+               json_extract(p.body, '{at}.version') AS version,
+               json_extract(p.body, '{at}.digest') AS digest,
+               json_extract(p.body, '{at}.address') AS address,
+               json_extract(p.body, '$.rows') AS rows,
+               json_extract(p.body, '$.window') AS "window",
+               e.time AS made_at, e.flow_run_id, e.task_run_id, e.seq AS event_seq, e.id AS event_id
+          FROM event e JOIN payload p ON p.event_seq = e.seq
+         WHERE e.type = '{type}' AND json_extract(p.body, '{at}.digest') IS NOT NULL"""
+    for type, at in _MADE
+)
+
+VIEWS = (TASK_RUN, FLOW_RUN, DATASET_VERSION)

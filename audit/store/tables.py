@@ -1,0 +1,54 @@
+"""The store's tables as SQLModel. Migrations make them; a test holds the two against each other.
+
+Importing sqlmodel takes a second, so only what writes imports this module; readers use text SQL.
+"""
+
+from sqlalchemy import Column, ForeignKey, Index, Integer, LargeBinary, Text, text
+from sqlmodel import Field, SQLModel
+
+
+class EventRow(SQLModel, table=True):
+    """One envelope: every key a column, and the exact text that was hashed."""
+
+    __tablename__ = "event"
+    __table_args__ = (
+        Index("event_task_run", "task_run_id", "time", "type", sqlite_where=text("task_run_id IS NOT NULL")),
+        Index("event_flow_run", "flow_run_id", sqlite_where=text("flow_run_id IS NOT NULL")),
+        Index("event_type_time", "type", "time"),
+    )
+
+    seq: int | None = Field(default=None, sa_column=Column(Integer, primary_key=True))
+    id: str = Field(sa_column=Column(Text, nullable=False, unique=True))
+    source: str = Field(sa_column=Column(Text, nullable=False))
+    type: str = Field(sa_column=Column(Text, nullable=False))
+    subject: str = Field(sa_column=Column(Text, nullable=False))
+    time: str = Field(sa_column=Column(Text, nullable=False))
+    severity: str = Field(sa_column=Column(Text, nullable=False))
+    actor: str = Field(sa_column=Column(Text, nullable=False))
+    flow_run_id: str | None = Field(default=None, sa_column=Column(Text))
+    task_run_id: str | None = Field(default=None, sa_column=Column(Text))
+    deployment: str | None = Field(default=None, sa_column=Column(Text))
+    trace_id: str | None = Field(default=None, sa_column=Column(Text))
+    schema_version: int = Field(sa_column=Column(Integer, nullable=False))
+    recorded_at: str = Field(sa_column=Column(Text, nullable=False))
+    payload_hash: str = Field(sa_column=Column(Text, nullable=False))
+    envelope: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class PayloadRow(SQLModel, table=True):
+    """What an envelope's payload_hash binds; may be withdrawn, never changed."""
+
+    __tablename__ = "payload"
+
+    event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), primary_key=True))
+    salt: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    body: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class WithdrawalRow(SQLModel, table=True):
+    """Permission to delete one payload, given by a later event that can itself never be withdrawn."""
+
+    __tablename__ = "withdrawal"
+
+    event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), primary_key=True))
+    by_event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), nullable=False))
