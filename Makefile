@@ -1,12 +1,54 @@
+# make run | test | check | ui | deploy | lock | clean      Python 3.11 to 3.13 and make are all that is needed.
 PYTHON ?= python3
 SPEC ?= flows/specs/flights.yaml
-venv := .venv/bin
+UNTIL ?=
+bin := .venv/bin
 ready := .venv/.ready
+
+# Nothing of ours phones home or writes outside this folder.
+export AUDIT_HOME ?= $(CURDIR)/var
+export PREFECT_HOME ?= $(CURDIR)/var/prefect
+export DO_NOT_TRACK = 1
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export GX_ANALYTICS_ENABLED = false
+
+.PHONY: run test test-all check ui deploy lock clean
+run: $(ready)
+	@$(bin)/python -m flows.pipeline $(SPEC) $(if $(UNTIL),--until $(UNTIL))
+
+test: $(ready)
+	$(bin)/pytest -q -n 2 --dist loadgroup -m "not slow"
+
+test-all: $(ready)
+	$(bin)/pytest -q -n 2 --dist loadgroup
+
+check: $(ready)
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+ui: $(ready)
+	@$(bin)/python -m deployments.local
+
+deploy: $(ready)
+	$(bin)/prefect --no-prompt deploy --all </dev/null
 
 # The standard library's venv, then uv from the package index, then the lock: no tool is expected beforehand.
 $(ready): requirements.lock pyproject.toml
-	$(PYTHON) -m venv .venv
-	$(venv)/python -m pip install --quiet --disable-pip-version-check uv
-	$(venv)/uv pip sync --quiet --python $(venv)/python --require-hashes requirements.lock
-	$(venv)/uv pip install --quiet --python $(venv)/python --no-deps --editable .
+	@echo "Making .venv (about 1.2 GB, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv .venv
+	@$(bin)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv
+	@$(bin)/python -m uv pip sync --quiet --no-cache --python $(bin)/python --require-hashes requirements.lock
+	@$(bin)/python -m uv pip install --quiet --no-cache --python $(bin)/python --no-deps --editable .
+	@mkdir -p var
 	@touch $@
+
+lock:
+	$(bin)/python -m pip install --quiet uv
+	$(bin)/python -m uv pip compile pyproject.toml --extra examples --group dev --universal --python-version 3.11 \
+		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+
+clean:
+	rm -rf .venv var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -4,6 +4,7 @@ AuditError                 1  something did not hold
 ├── UserError              1  input that a person can mend
 │   ├── SpecError             a use case's YAML file
 │   └── BadData               a source, a window, a column
+│       └── DatasetRejected   a critical rule of validation did not hold
 ├── NotFound               1  a run, an event, a model that is not on record
 └── CouldNotTell           2  no answer, for lack of what it takes
     ├── StoreUnavailable      the store cannot be opened, read or written
@@ -44,6 +45,10 @@ class SpecError(UserError):
 
 class BadData(UserError):
     """A source, window or column that a stage cannot work on."""
+
+
+class DatasetRejected(BadData):
+    """A dataset that did not hold a rule marked critical."""
 
 
 class NotFound(AuditError):

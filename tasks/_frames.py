@@ -1,22 +1,101 @@
 """What stages share: from references to frames, from frames to what scikit-learn takes, and on to the record."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict
+
 from audit.artifacts import datasets
-from audit.errors import BadData
-from audit.events.payloads import DatasetFacts, Named, Source, Used
-from audit.events.references import DatasetVersion, ModelVersion, Window
-from audit.spec.model import Spec
+from audit.errors import BadData, SpecError
+from audit.events.payloads import DatasetFacts, Gate, Metric, Named, Source, Used
+from audit.events.references import DatasetVersion, ModelVersion, Report, Window
+from audit.spec.load import where
+from audit.spec.model import Dtype, Spec
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import polars as pl
+    from sklearn.pipeline import Pipeline
+
+
+class Evaluation(BaseModel):
+    """What was found about a model on held-out rows, and the event that says so. `evaluate` makes it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelVersion
+    tested_on: DatasetVersion
+    champion: ModelVersion | None = None  # the one it was held against
+    held: bool
+    metrics: tuple[Metric, ...]
+    difference: tuple[Metric, ...] = ()  # model minus champion, same rows
+    slices: tuple[Metric, ...] = ()
+    gates: tuple[Gate, ...]
+    report: Report
+    event: str
+
+    def metric(self, name: str) -> Metric:
+        """The figure called `name`, for example `auc`."""
+        return next(metric for metric in self.metrics if metric.name == name)
+
+    def failed(self) -> list[str]:
+        """The gates that did not hold, each in words."""
+        return [in_words(gate) for gate in self.gates if not gate.held]
+
+    def against_champion(self) -> str:
+        """`AUC +0.011 [+0.004, +0.018]`, or empty where there was nothing to compare."""
+        gain = next((metric for metric in self.difference if metric.name == "auc"), None)
+        return f"AUC {with_interval(gain, signed=True)}" if gain else ""
+
+
+def in_words(gate: Gate) -> str:
+    """`auc 0.6120, wanted >= 0.7`."""
+    if gate.value is None:
+        return f"{gate.name} could not be measured, wanted {gate.limit}"
+    value = f"{gate.value:,.0f}" if gate.value.is_integer() else f"{gate.value:.4f}"
+    return f"{gate.name} {value}, wanted {gate.limit}"
+
+
+def with_interval(metric: Metric, *, signed: bool = False) -> str:
+    """`0.751 [0.744, 0.758]`."""
+    sign = "+" if signed else ""
+    return f"{metric.value:{sign}.3f} [{metric.low:{sign}.3f}, {metric.high:{sign}.3f}]"
 
 
 def read(reference: DatasetVersion) -> "pl.DataFrame":
     """The rows that `reference` names. Raises ArtifactUnavailable if their bytes are missing or differ."""
     return datasets.read(reference)
+
+
+def derived(frame: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
+    """`frame` with every derived column of the spec, rules included, in the spec's order.
+
+    Raises SpecError, without a value, for an expression that does not work on these rows.
+    """
+    import polars as pl
+
+    for index, column in enumerate(spec.derive):
+        try:
+            expression = pl.sql_expr(column.sql).cast(polars_type(column.dtype))
+            frame = frame.with_columns(expression.alias(column.name))
+        except pl.exceptions.PolarsError as error:
+            raise SpecError(
+                f"{where(spec, 'derive', index, 'sql')}: sql of {column.name!r} does not work on these rows "
+                f"as {column.dtype} ({type(error).__name__}).",
+                hint="Look at the types of the columns that it uses.",
+            ) from None
+    return frame
+
+
+def polars_type(dtype: Dtype) -> "pl.DataType":
+    """The Polars type that stands for a spec's."""
+    import polars as pl
+
+    return {
+        "integer": pl.Int64(), "float": pl.Float64(), "string": pl.String(), "boolean": pl.Boolean(),
+        "date": pl.Date(), "datetime": pl.Datetime("us"),
+    }[dtype]  # fmt: skip
 
 
 def features(frame: "pl.DataFrame", spec: Spec) -> "pd.DataFrame":
@@ -38,14 +117,51 @@ def features(frame: "pl.DataFrame", spec: Spec) -> "pd.DataFrame":
 def target(frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[tuple[int], np.dtype[np.int8]]":
     """1 where the target has the spec's positive value, else 0. Raises BadData if a row has no target."""
     import numpy as np
+    import polars as pl
 
+    if spec.target.column not in frame.columns:
+        raise BadData(f"{spec.name}: the rows have no target {spec.target.column!r}.", hint="Build the features again.")
     known = frame[spec.target.column]
     if known.null_count():
         raise BadData(
             f"{spec.name}: target {spec.target.column!r} is missing in {known.null_count()} rows.",
             hint="Only rows whose outcome is known can be learnt from or judged on.",
         )
-    return (known == spec.target.positive).to_numpy().astype(np.int8)
+    comparable = known.cast(pl.Int8) if known.dtype == pl.Boolean else known  # a boolean knows no `== 1`
+    return (comparable == spec.target.positive).to_numpy().astype(np.int8)
+
+
+def scores(model: "Pipeline", frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """The model's probability of the positive class, row by row. Raises BadData if it wants another feature."""
+    seen = features(frame, spec)
+    missing = [name for name in model.feature_names_in_ if name not in seen.columns]
+    if missing:
+        raise BadData(
+            f"{spec.name}: the model wants {', '.join(missing)}, which the spec no longer has as a feature.",
+            hint="Train a model with the spec as it is.",
+        )
+    probabilities: np.ndarray[tuple[int], np.dtype[np.float64]] = model.predict_proba(
+        seen[list(model.feature_names_in_)]
+    )[:, 1]
+    return probabilities
+
+
+def leave_markdown(key: str, markdown: str) -> None:
+    """Leave a page beside the task run in Prefect's UI; outside of a run there is nobody to leave it to."""
+    from prefect.artifacts import create_markdown_artifact
+    from prefect.context import TaskRunContext
+
+    if TaskRunContext.get():
+        create_markdown_artifact(markdown, key=key.replace("_", "-"))
+
+
+def leave_table(key: str, rows: "Sequence[Mapping[str, str | int | float | None]]") -> None:
+    """Leave a table beside the task run in Prefect's UI; likewise."""
+    from prefect.artifacts import create_table_artifact
+    from prefect.context import TaskRunContext
+
+    if TaskRunContext.get():
+        create_table_artifact([dict(row) for row in rows], key=key.replace("_", "-"))
 
 
 def subject(reference: DatasetVersion | ModelVersion) -> str:

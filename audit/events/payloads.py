@@ -31,6 +31,7 @@ class Used(Payload):
     kind: str  # dataset, model, report
     of: str  # the reference's own name, for example flights/validated
     version: int | None = None
+    rows: int | None = None  # of a dataset
     address: str
     digest: str
 
@@ -43,6 +44,7 @@ def used(name: str, reference: Reference) -> Used:
         kind=known["kind"],
         of=known["name"],
         version=known.get("version"),
+        rows=known.get("rows"),
         address=reference.address,
         digest=reference.digest,
     )
@@ -188,15 +190,18 @@ class SplitFacts(Payload):
     test: Used
     by: str  # for example `time: first 80 % by sched_dep`
     seed: int | None = None
+    transformations: list[str] = Field(default_factory=list)  # what was left out before the split
 
 
 class ColumnDrift(Payload):
     """One watched column's distance between reference and current data."""
 
     name: str
+    of: Literal["data", "prediction", "target"] = "data"
     method: str
     score: float
     threshold: float
+    within: float | None = None  # the largest distance between one period of the reference and the others
     drifted: bool
 
 
@@ -210,9 +215,12 @@ class DriftFacts(Payload):
     model: Used | None = None
     report: Used | None = None
     snapshot: Used | None = None
-    sample_rows: int
+    sample_rows: int  # at most so many of either side
+    reference_rows: int | None = None
+    current_rows: int | None = None
     seed: int
     columns: list[ColumnDrift]
+    left_out: list[Named] = Field(default_factory=list)  # watched columns that could not be compared, and why
     watched: int
     drifted: int
     share: float
@@ -305,6 +313,7 @@ class RowFailure(Payload):
     row: int
     decision_id: str
     error: str
+    inputs: list[Named] = Field(default_factory=list)
 
 
 class ScoringFacts(Payload):

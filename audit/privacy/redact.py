@@ -43,12 +43,13 @@ _PATTERNS = (
     re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]+@[\w-]+(?:\.[\w-]+)+"),  # e-mail, as HTML's input type has it
     re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,4})?\b"),  # IBAN, ISO 13616
     re.compile(r"\b(?:\d[ -]?){13,19}\b"),  # payment card, ISO/IEC 7812
-    re.compile(r"(?<![\w./-])(?=[A-Za-z0-9_+=-]*\d)(?=[A-Za-z0-9_+=-]*[a-z])(?=[A-Za-z0-9_+=-]*[A-Z])[A-Za-z0-9_+=-]{24,}"),
+    re.compile(r"(?<![\w.-])(?=[A-Za-z0-9_+=-]*\d)(?=[A-Za-z0-9_+=-]*[a-z])(?=[A-Za-z0-9_+=-]*[A-Z])[A-Za-z0-9_+=-]{24,}"),
 )  # fmt: skip
 
 
 def text(raw: str) -> str:
-    """`raw` without what looks like a secret, an e-mail address or an account number."""
+    """`raw` without what looks like a secret, an e-mail address or an account number; cut at MAX_SCAN."""
+    raw = raw[:MAX_SCAN]
     for pattern in _PATTERNS:
         raw = pattern.sub(REDACTED, raw)
     return raw
@@ -64,7 +65,7 @@ def error(raised: BaseException) -> RunError:
     frames = "".join(tracebacks.format_exception(type(raised), raised, raised.__traceback__))
     return RunError(
         kind=f"{type(raised).__module__}.{type(raised).__qualname__}".removeprefix("builtins."),
-        message=_short(text(str(raised)[:MAX_SCAN])),
+        message=_short(text(str(raised))),
         traceback=text(frames[-MAX_SCAN:])[-MAX_TRACEBACK:],
     )
 
@@ -80,7 +81,7 @@ def _value(value: object, depth: int) -> object:
         case Enum():
             return _value(value.value, depth)
         case str():
-            return _short(text(value[:MAX_SCAN]))
+            return _short(text(value))
         case datetime() | date() | time() | timedelta() | UUID() | Window():
             return str(value)
         case PurePath():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from audit.errors import KeyUnavailable
 from audit.events.canonical import digest_of
 from audit.events.payloads import Code, DeploymentOfRun, Surroundings
+from audit.privacy.mask_key import create_mask_key, keyed, read_mask_key
 from audit.settings import settings
 
 if TYPE_CHECKING:
@@ -35,18 +36,23 @@ def principal() -> str:
 
 
 def actor() -> str:
-    """`p:` and a keyed hash of the principal: the same person is recognisable, not named."""
-    return _actor(str(settings().keys_path))
+    """`p:` and a keyed hash of the principal: the same person is recognisable, not named.
+
+    UNKNOWN_ACTOR where the key is gone; a home that has no store yet gets its key here, for the event that
+    makes the store has an actor too.
+    """
+    where = settings()
+    try:
+        if where.database_path and not where.database_path.exists():
+            create_mask_key(where.keys_path)
+        return _actor(where.keys_path)
+    except KeyUnavailable:
+        return UNKNOWN_ACTOR
 
 
 @cache
-def _actor(keys: str) -> str:
-    from audit.privacy.mask_key import keyed, read_mask_key
-
-    try:
-        return "p:" + keyed(read_mask_key(Path(keys)), "actor", principal())
-    except KeyUnavailable:
-        return UNKNOWN_ACTOR
+def _actor(keys: Path) -> str:
+    return "p:" + keyed(read_mask_key(keys), "actor", principal())
 
 
 @cache

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from audit.errors import KeyUnavailable
 from audit.events.event import Event, make_event
 from audit.events.payloads import KeyFacts, Payload, StoreFacts
+from audit.privacy.mask_key import create_mask_key, fingerprint, read_mask_key
 from audit.recording import circumstances
 from audit.settings import Settings, settings
 from audit.store import engine, read
@@ -30,8 +31,6 @@ def initialise(origin: str | None = None, where: Settings | None = None) -> Init
     Raises StoreUnavailable, and KeyUnavailable if the mask key that the store knows of is gone: a new one
     would silently stop matching old rows.
     """
-    from audit.privacy.mask_key import create_mask_key, fingerprint, read_mask_key
-
     where = where or settings()
     store = engine.open_store(where)
     opened = next(read.events(store, types=("store.opened",), newest_first=False, limit=1), None)

@@ -21,7 +21,8 @@ def tell(event: Event) -> None:
     """Write `event`'s line to the file and, inside a run, to the run's own log."""
     level = _LEVELS[event.severity]
     shown = {name: value for name in _SHOWN if (value := getattr(event, name)) is not None}
-    _file_logger(settings().log_path).log(level, event.type, **shown)
+    if lines := _file_logger(settings().log_path):
+        lines.log(level, event.type, **shown)
     if logger := _run_logger():
         logger.log(level, "%s · %s · event %s", event.type, event.subject, event.id)
 
@@ -37,11 +38,16 @@ def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | N
 
 
 @cache
-def _file_logger(path: Path) -> structlog.stdlib.BoundLogger:
+def _file_logger(path: Path) -> structlog.stdlib.BoundLogger | None:
+    """The logger behind `path`; None, said once, where the file cannot be written: the store has the event."""
     from concurrent_log_handler import ConcurrentRotatingFileHandler
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = ConcurrentRotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = ConcurrentRotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT)
+    except OSError as refused:
+        logging.getLogger("audit").warning("No event lines in %s (%s).", path, refused.strerror)
+        return None
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[

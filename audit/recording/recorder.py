@@ -25,7 +25,7 @@ SOURCE = "prefect-audit/recorder"
 RETRY_SECONDS = 5.0  # a store that failed is left alone so long: each try may block for its busy timeout
 
 log = logging.getLogger("audit")
-Listener = Callable[[str, Payload, str], None]
+Listener = Callable[[Event], None]
 _listeners: list[Listener] = []
 
 
@@ -45,8 +45,6 @@ def record(
         type, payload, source=SOURCE, subject=subject, severity=severity, id=id, actor=circumstances.actor(), **_run()
     )
     append(event)
-    for listener in _listeners:
-        listener(type, payload, event.id)
     return event.id
 
 
@@ -56,6 +54,8 @@ def append(event: Event) -> None:
 
     _recorder().append(event)
     tell(event)
+    for listener in _listeners:
+        listener(event)
 
 
 def flow_ended() -> None:
@@ -65,7 +65,7 @@ def flow_ended() -> None:
 
 
 def listen(listener: Listener) -> None:
-    """Have `listener(type, payload, event id)` called for every fact recorded in this process."""
+    """Have `listener(event)` called for every event that this process puts on record."""
     _listeners.append(listener)
 
 

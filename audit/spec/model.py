@@ -1,9 +1,12 @@
 """The spec: one YAML file is one use case. Everything a stage needs to know about the data stands here."""
 
-from datetime import date
+from collections.abc import Iterator
+from datetime import date, timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from audit.events.references import Window
 
 Pii = Literal["none", "quasi", "direct", "secret"]
 Handling = Literal["keep", "drop", "hash"]
@@ -75,7 +78,7 @@ class Rows(Part):
 class Drift(Part):
     """When current data count as drifted against the reference."""
 
-    watch: tuple[str, ...]  # columns; `score` is the model's own output
+    watch: tuple[str, ...] = Field(min_length=1)  # columns; `score` is the model's own output
     share: float = Field(gt=0, le=1)  # fires when at least this share of watched columns drifted
     method: Literal["jensenshannon", "wasserstein", "psi", "hellinger"] = "jensenshannon"
     margin: float = Field(default=1.5, ge=1)  # threshold = margin times the largest distance within the reference
@@ -98,7 +101,7 @@ class Gates(Part):
     min_auc: float | None = None
     max_calibration_error: float | None = None
     min_rows: int | None = None
-    min_auc_gain: float = -0.005  # over the champion; slightly below zero lets equals pass
+    min_auc_gain: float | None = -0.005  # over the champion; slightly below zero lets equals pass; null: any may follow
     max_slice_auc_gap: float | None = None
 
 
@@ -115,6 +118,25 @@ class Schedule(Part):
     train_from: date
     train_months: int = Field(ge=1)
     until: date | None = None  # the data's last month, by its first day
+
+    def training_window(self) -> Window:
+        """The months of the first training."""
+        return Window.months(self.train_from, self.train_months)
+
+    def months_after_training(self) -> Iterator[Window]:
+        """The months to decide on, one by one, up to the data's last."""
+        month = Window.months(self.training_window().end, 1)
+        while self.until is None or month.start <= self.until:
+            yield month
+            month = Window.months(month.end, 1)
+
+    def last_month(self, until: date | None = None) -> date:
+        """First day of the last month to decide on: the one asked for, else the second after training."""
+        return until or Window.months(self.training_window().end, 2).end - timedelta(days=1)
+
+    def everything_before(self, end: date) -> Window:
+        """All that is known at `end`: what a retraining learns from."""
+        return Window(start=self.train_from, end=end)
 
 
 class Alerts(Part):

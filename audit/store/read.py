@@ -1,14 +1,16 @@
 """Every named query. Text SQL over a plain engine, so that `audit status` need not import sqlmodel."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from sqlalchemy import Connection, Row, text
 
-from audit.events.references import ModelVersion
 from audit.store.engine import AuditStore
+
+if TYPE_CHECKING:
+    from audit.events.references import ModelVersion
 
 PAGE = 1_000
 
@@ -54,8 +56,9 @@ def counts(store: AuditStore) -> Counts:
         row = connection.execute(
             text(
                 """SELECT (SELECT count(*) FROM event),
-                          (SELECT count(DISTINCT flow_run_id) FROM event WHERE type = 'flow_run.running'),
-                          (SELECT count(*) FROM task_run),
+                          (SELECT count(DISTINCT flow_run_id) FROM event WHERE type GLOB 'flow_run.*'),
+                          (SELECT count(DISTINCT task_run_id) FROM event
+                            WHERE task_run_id IS NOT NULL AND type GLOB 'task_run.*'),
                           (SELECT recorded_at FROM event ORDER BY seq DESC LIMIT 1)"""
             )
         ).one()
@@ -66,6 +69,7 @@ def events(
     store: AuditStore,
     *,
     types: Sequence[str] = (),
+    severities: Sequence[str] = (),
     spec: str | None = None,
     run: str | None = None,
     since: str | None = None,
@@ -75,7 +79,7 @@ def events(
 ) -> Iterator[Recorded]:
     """Events that match, page by page. `types` may end in `.*`; `run` is a flow or task run id;
     `since` a timestamp, inclusive; `after` a seq, exclusive."""
-    where, values = _conditions(types, spec, run, since)
+    where, values = _conditions(types, severities, spec, run, since)
     left = limit
     position = None if newest_first else after
     while left is None or left > 0:
@@ -88,13 +92,32 @@ def events(
         left = None if left is None else left - len(rows)
 
 
-def event(store: AuditStore, id_or_prefix: str) -> list[Recorded]:
-    """The events whose id begins so; at most three, for saying that a prefix is ambiguous."""
+def event(store: AuditStore, part: str) -> list[Recorded]:
+    """The events whose id begins with `part`, or where there is none, ends so; at most three, for saying that it
+    is ambiguous."""
     with store.reading() as connection:
-        rows = connection.execute(
-            text(f"{_EVENT} WHERE e.id >= :low AND e.id < :high ORDER BY e.id LIMIT 3"), _prefix(id_or_prefix)
-        ).all()
+        for matches in ("e.id >= :low AND e.id < :high", "substr(e.id, -length(:low)) = :low"):
+            rows = connection.execute(text(f"{_EVENT} WHERE {matches} ORDER BY e.id LIMIT 3"), _prefix(part)).all()
+            if rows:
+                break
     return [_recorded(row) for row in rows]
+
+
+def newest_seq(store: AuditStore) -> int:
+    """The seq of the last event on record, 0 in an empty store."""
+    with store.reading() as connection:
+        return int(connection.execute(text("SELECT coalesce(max(seq), 0) FROM event")).scalar_one())
+
+
+def waiting(spool: AuditStore) -> int:
+    """How many events wait in a spool."""
+    with spool.reading() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM event")).scalar_one())
+
+
+def lost(store: AuditStore) -> int:
+    """How many events reached neither store nor spool, as far as their processes could still tell."""
+    return sum(dropped.payload.get("count", 0) for dropped in events(store, types=("store.dropped",)))
 
 
 def dataset_number(store: AuditStore, name: str, digest: str) -> int:
@@ -130,8 +153,10 @@ def model_number(connection: Connection, spec: str) -> int:
     return int(highest or 0) + 1
 
 
-def champion(store: AuditStore, spec: str) -> ModelVersion | None:
+def champion(store: AuditStore, spec: str) -> "ModelVersion | None":
     """The model version that makes `spec`'s decisions: the last one deployed to production."""
+    from audit.events.references import ModelVersion  # pydantic, which `audit status` need not wait for
+
     deployed = next(events(store, types=("model.deployed",), spec=spec, limit=1), None)
     if deployed is None:
         return None
@@ -166,6 +191,34 @@ def task_runs_by_prefix(store: AuditStore, prefix: str) -> list[dict[str, Any]]:
     )
 
 
+def run_ids(store: AuditStore, part: str) -> list[tuple[str, str]]:
+    """(`flow_run` or `task_run`, id) of the runs whose id begins with `part`, or where there is none, ends so.
+
+    Prefect's ids are UUIDv7: those of one minute begin alike, so the ending is what people tell them apart by. It
+    takes a scan of the index. At most four, for saying that `part` is ambiguous.
+    """
+    for matches in ("{id} >= :low AND {id} < :high", "{id} IS NOT NULL AND substr({id}, -length(:low)) = :low"):
+        sql = " UNION ALL ".join(
+            f"""SELECT kind, id FROM (SELECT DISTINCT '{kind}' AS kind, {kind}_id AS id FROM event
+                 WHERE {matches.format(id=f"{kind}_id")} LIMIT 2)"""
+            for kind in ("flow_run", "task_run")
+        )
+        if found := _rows(store, sql, _prefix(part)):
+            break
+    return [(row["kind"], row["id"]) for row in found]
+
+
+def task_run_counts(store: AuditStore, flow_run_ids: Collection[str]) -> dict[str, int]:
+    """How many task runs each of these flow runs made itself; those without any are left out."""
+    counted = _rows(
+        store,
+        """SELECT flow_run_id, count(DISTINCT task_run_id) AS task_runs FROM event
+            WHERE flow_run_id IN (SELECT value FROM json_each(:ids)) AND task_run_id IS NOT NULL GROUP BY flow_run_id""",
+        {"ids": _json(flow_run_ids)},
+    )
+    return {row["flow_run_id"]: row["task_runs"] for row in counted}
+
+
 def task_runs(store: AuditStore, flow_run_id: str) -> list[dict[str, Any]]:
     """Task runs of one flow run, in the order in which they began."""
     return _rows(
@@ -176,22 +229,89 @@ def task_runs(store: AuditStore, flow_run_id: str) -> list[dict[str, Any]]:
     )
 
 
-def subflow_runs(store: AuditStore, flow_run_id: str) -> list[dict[str, Any]]:
-    """Flow runs that a flow run started, in order."""
+def task_runs_on_record(store: AuditStore, ids: Collection[str]) -> int:
+    """How many of these task runs the store has."""
+    known = _rows(
+        store,
+        "SELECT DISTINCT task_run_id FROM event WHERE task_run_id IN (SELECT value FROM json_each(:ids))",
+        {"ids": _json(ids)},
+    )
+    return len(known)
+
+
+def subflow_runs(store: AuditStore, flow_run_id: str, since: str) -> list[dict[str, Any]]:
+    """Flow runs that a flow run which began at `since` started itself, in order.
+
+    Found by their first events after that time, not through the view, which would read every flow run there is.
+    """
     return _rows(
         store,
-        "SELECT * FROM flow_run WHERE parent_flow_run_id = :run ORDER BY first_seq",
-        {"run": flow_run_id},
+        """SELECT * FROM flow_run WHERE id IN (
+              SELECT DISTINCT e.flow_run_id FROM event e JOIN payload p ON p.event_seq = e.seq
+               WHERE e.type IN ('flow_run.running', 'flow_run.failed', 'flow_run.crashed', 'flow_run.cancelled')
+                 AND e.time >= :since AND json_extract(p.body, '$.parent_flow_run_id') = :run)
+            ORDER BY first_seq""",
+        {"run": flow_run_id, "since": since},
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegisteredModel:
+    """A registered model version: where it stands now, how it was judged last, what it was trained on."""
+
+    spec: str
+    version: int
+    address: str
+    digest: str
+    environment: str
+    champion: bool  # the one that makes the spec's decisions
+    registered_at: str
+    reason: str  # of its last step
+    evaluation: dict[str, Any] | None  # payload of the last model.evaluated
+    trained_on: dict[str, Any] | None  # the dataset version
+
+
+def models(store: AuditStore) -> list[RegisteredModel]:
+    """Every registered model version, the latest first."""
+    types = ("model.registered", "model.promoted", "model.deployed", "model.retired", "model.rejected")
+    steps: dict[tuple[str, int], list[Recorded]] = {}
+    for step in events(store, types=types, newest_first=False):
+        if step.payload:
+            steps.setdefault((step.payload["spec"], step.payload["version"]), []).append(step)
+    judged = {e.payload["model"]["digest"]: e.payload for e in _told(store, "model.evaluated")}
+    trained = {e.payload["model"]["digest"]: e.payload["trained_on"] for e in _told(store, "model.trained")}
+    champions = {spec: champion(store, spec) for spec, _ in steps}
+    return [
+        RegisteredModel(
+            spec=spec,
+            version=version,
+            address=taken[0].payload["model"]["address"],
+            digest=(digest := taken[0].payload["model"]["digest"]),
+            environment=taken[-1].payload["environment"],
+            champion=(best := champions[spec]) is not None and best.version == version,
+            registered_at=taken[0].time,
+            reason=taken[-1].payload["reason"],
+            evaluation=judged.get(digest),
+            trained_on=trained.get(digest),
+        )
+        for (spec, version), taken in reversed(steps.items())
+    ]
+
+
+def _told(store: AuditStore, type: str) -> Iterator[Recorded]:
+    return (event for event in events(store, types=(type,), newest_first=False) if event.payload)
 
 
 def datasets(store: AuditStore, *, limit: int | None = None) -> list[dict[str, Any]]:
     """Dataset versions, each once, the latest first."""
     return _rows(
         store,
-        """SELECT name, version, digest, address, rows, "window", min(made_at) AS first_made_at,
-                  count(*) AS times, min(event_id) AS event_id, max(event_seq) AS seq
-             FROM dataset_version GROUP BY name, version, digest ORDER BY seq DESC LIMIT :limit""",
+        """SELECT d.name, d.version, d.digest, d.address, d."window", min(d.made_at) AS first_made_at,
+                  coalesce((SELECT json_extract(made.value, '$.rows') FROM payload p, json_each(p.body) made
+                             WHERE p.event_seq = d.event_seq AND made.type = 'object'
+                               AND json_extract(made.value, '$.digest') = d.digest), d.rows) AS rows,
+                  count(*) AS times, min(d.event_id) AS event_id, max(d.event_seq) AS seq
+             FROM dataset_version d GROUP BY d.name, d.version, d.digest ORDER BY seq DESC LIMIT :limit""",
         {"limit": _all(limit)},
     )
 
@@ -202,7 +322,7 @@ def _rows(store: AuditStore, sql: str, values: dict[str, Any]) -> list[dict[str,
 
 
 def _conditions(
-    types: Sequence[str], spec: str | None, run: str | None, since: str | None
+    types: Sequence[str], severities: Sequence[str], spec: str | None, run: str | None, since: str | None
 ) -> tuple[list[str], dict[str, Any]]:
     where, values = [], {}
     if types:
@@ -211,6 +331,9 @@ def _conditions(
             tests.append(f"e.type GLOB :type{index}" if type.endswith("*") else f"e.type = :type{index}")
             values[f"type{index}"] = type
         where.append(f"({' OR '.join(tests)})")
+    if severities:
+        where.append("e.severity IN (SELECT value FROM json_each(:severities))")
+        values["severities"] = _json(severities)
     if spec:
         where.append("json_extract(p.body, '$.spec') = :spec")
         values["spec"] = spec
@@ -252,3 +375,7 @@ def _prefix(prefix: str) -> dict[str, str]:
 
 def _all(limit: int | None) -> int:
     return -1 if limit is None else limit
+
+
+def _json(values: Collection[str]) -> str:
+    return orjson.dumps(list(values)).decode()

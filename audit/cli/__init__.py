@@ -1,0 +1,1 @@
+"""The `audit` command: parse, call one function, show, exit."""

@@ -1,0 +1,51 @@
+"""The `audit` command's entry. Nothing heavy is imported before a command needs it: `--help` is quick."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from audit.cli import events, registry, runs, spec, store
+from audit.errors import AuditError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they print local variables, which may hold rows
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (store.init, store.status, runs.runs, runs.run, events.events, events.tail):
+    app.command()(command)
+for command in (registry.models, registry.datasets):
+    app.command()(command)
+app.add_typer(spec.app, name="spec")
+
+
+def main() -> None:
+    """Run the command. What went wrong is one line on stderr, with the exit code of its kind."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
+    try:
+        app()
+    except AuditError as error:
+        from audit.cli.output import plain
+
+        print(plain(str(error)), file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"prefect-audit {version('prefect-audit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _audit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """What the pipelines did, read from the audit store. Exit code 0: held, 1: did not hold, 2: could not tell."""

@@ -1,0 +1,161 @@
+"""What commands show: plain lines and tables for people, JSON for programs.
+
+Colour on a terminal only, and none with NO_COLOR (rich sees to both). Control characters in what was
+recorded are shown, never obeyed. Times are UTC.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+PIPE_COLUMNS = 10_000  # in a pipe nothing is wrapped or cut
+SHORT_ID = 8
+SHORT_DIGEST = 8
+NOTHING = "–"
+
+SEVERITIES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "critical": "bold red"}
+STATES = {
+    "running": "blue",
+    "completed": "green",
+    "cached": "cyan",
+    "retrying": "yellow",
+    "attempt_failed": "yellow",
+    "cancelled": "yellow",
+    "not_ready": "yellow",
+    "rolled_back": "yellow",
+    "failed": "red",
+    "timed_out": "red",
+    "crashed": "bold red",
+}
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else.")]
+
+
+def write_json(value: object) -> None:
+    """One JSON document, indented."""
+    _write(json.dumps(value, indent=2) + "\n")
+
+
+def write_json_line(value: object) -> None:
+    """One line of JSON Lines."""
+    _write(json.dumps(value) + "\n")
+
+
+def show(*parts: "RenderableType") -> None:
+    """Each part below the other: as wide as the terminal, or unwrapped and uncoloured in a pipe."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    if console.is_terminal:
+        console.print(*parts, sep="\n")
+        return
+    console = Console(highlight=False, markup=False, emoji=False, width=PIPE_COLUMNS)
+    with console.capture() as captured:
+        console.print(*parts, sep="\n", soft_wrap=True)
+    _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence["str | Text"]], numbers: Sequence[str] = ()) -> "Table":
+    """Columns two spaces apart without lines; those named in `numbers` are flush right."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in head:
+        made.add_column(styled(name, "bold"), justify="right" if name in numbers else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in row))
+    return made
+
+
+def facts(*named: "tuple[str, str | Text]") -> "Table":
+    """A name and what it says, one a line."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, said in named:
+        made.add_row(styled(name, "bold"), styled(said) if isinstance(said, str) else said)
+    return made
+
+
+def styled(text: str, style: str = "") -> "Text":
+    """`text` with a style; nothing in it is taken for markup or for a terminal's command."""
+    from rich.text import Text
+
+    return Text(plain(text), style=style)
+
+
+def severity(name: str) -> "Text":
+    return styled(name, SEVERITIES.get(name, ""))
+
+
+def state(name: str) -> "Text":
+    return styled(name, STATES.get(name, ""))
+
+
+def plain(text: str) -> str:
+    """`text` with control characters, direction marks and line ends as visible escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def short_id(id: str) -> str:
+    """What names a run or event for people. The ending: ids begin with their time, so a minute's ids begin alike."""
+    return id[-SHORT_ID:]
+
+
+def short_digest(digest: str) -> str:
+    """`4be1c0de…`"""
+    return digest.removeprefix("sha256:")[:SHORT_DIGEST] + "…"
+
+
+def short_actor(actor: str) -> str:
+    """`p:7c1e…`; `p:unknown` stays."""
+    return actor if len(actor) <= 10 else actor[:6] + "…"
+
+
+def day_and_time(recorded: str | None) -> str:
+    """`2026-11-24 21:04:11`, UTC."""
+    return recorded[:19].replace("T", " ") if recorded else NOTHING
+
+
+def clock(recorded: str) -> str:
+    """`21:04:11`, UTC."""
+    return recorded[11:19]
+
+
+def duration(seconds: float | None) -> str:
+    """`0.6 s`, `3 min 20 s`, `2 h 05 min`; nothing for what has not ended."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def number(value: int | None) -> str:
+    """`336,776`"""
+    return NOTHING if value is None else f"{value:,}"
+
+
+def decoded(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    """`row` with the named columns, which the store keeps as JSON text, as what they say."""
+    return row | {name: json.loads(row[name]) for name in names if row[name] is not None}
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()  # a reader that has gone is noticed here, not at exit

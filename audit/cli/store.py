@@ -1,0 +1,175 @@
+"""`audit init` and `audit status`: the store itself."""
+
+import os
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import unquote, urlsplit
+
+import typer
+
+from audit.cli import output
+from audit.errors import KeyUnavailable, UserError
+from audit.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from audit.store.engine import AuditStore
+
+ORIGIN = re.compile(r"[^\s+\x00-\x1f]{1,200}")  # a name as C2SP signed-note has it: no spaces, no plus
+
+
+def init(
+    origin: Annotated[str, typer.Option(help="Name of this log for ever, for example acme.example/fraud.")] = "",
+    as_json: output.AsJson = False,
+) -> None:
+    """Make the store, its mask key and its origin. Harmless where they are there.
+
+    Example: audit init --origin acme.example/fraud
+    """
+    from audit.recording.initialise import initialise
+    from audit.store.engine import sqlite_path
+
+    if origin and not ORIGIN.fullmatch(origin):
+        raise UserError(f"--origin {origin!r} is no name.", hint="Write one without spaces and plus signs.")
+    made = initialise(origin or None)
+    if origin and made.origin != origin:
+        raise UserError(
+            f"This store's origin is {made.origin} and stays so.", hint="Set AUDIT_HOME to a new folder for another."
+        )
+    path = sqlite_path(settings().database_url)
+    if as_json:
+        output.write_json({"store": str(path), "origin": made.origin, "mask_key": made.mask_key, "made": made.made})
+        return
+    output.show(
+        output.facts(
+            ("store", f"{path} ({'made' if made.made else 'was there; nothing changed'})"),
+            ("origin", made.origin),
+            ("mask key", f"{made.mask_key} in {settings().keys_path / 'mask.key'}: keep a copy"),
+        )
+    )
+
+
+def status(as_json: output.AsJson = False) -> None:
+    """Where the record lives, how much is in it, and whether anything waits or was lost.
+
+    Example: audit status --json
+    """
+    found = status_of(settings())
+    if as_json:
+        output.write_json(asdict(found))
+    else:
+        output.show(_for_people(found))
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What `audit status` says."""
+
+    store: str
+    schema: str
+    origin: str | None
+    mask_key: str | None  # fingerprint
+    mask_key_problem: str | None
+    mode: str
+    events: int
+    flow_runs: int
+    task_runs: int
+    newest_event_at: str | None
+    waiting_in_spool: int
+    lost: int
+    alert_target_set: bool
+    artifacts: str
+    artifact_files: int | None  # None: the root is not on this machine
+    artifact_bytes: int | None
+
+
+def status_of(where: Settings) -> Status:
+    """Raises StoreUnavailable where there is no store: one made on the spot would hide that it was lost."""
+    from audit.store import read
+    from audit.store.engine import HEAD, open_existing, sqlite_path
+
+    store = open_existing(where)
+    counts = read.counts(store)
+    opened = next(read.events(store, types=("store.opened",), newest_first=False, limit=1), None)
+    key, problem = _mask_key(where, store)
+    root, files, size = _artifacts(where.artifacts_url)
+    return Status(
+        store=str(sqlite_path(where.database_url)),
+        schema=HEAD,
+        origin=opened.payload["origin"] if opened else None,
+        mask_key=key,
+        mask_key_problem=problem,
+        mode=where.mode,
+        events=counts.events,
+        flow_runs=counts.flow_runs,
+        task_runs=counts.task_runs,
+        newest_event_at=counts.newest,
+        waiting_in_spool=_waiting(where.spool_path),
+        lost=read.lost(store),
+        alert_target_set=where.alert_url is not None,
+        artifacts=root,
+        artifact_files=files,
+        artifact_bytes=size,
+    )
+
+
+def _mask_key(where: Settings, store: "AuditStore") -> tuple[str | None, str | None]:
+    """The key's fingerprint, and what is wrong with it."""
+    from audit.privacy.mask_key import fingerprint, read_mask_key
+    from audit.store import read
+
+    try:
+        found = fingerprint(read_mask_key(where.keys_path))
+    except KeyUnavailable as gone:
+        return None, str(gone)
+    made = next(read.events(store, types=("key.created",), newest_first=False, limit=1), None)
+    if made and made.payload["fingerprint"] != found:
+        return found, f"another key than the recorded {made.payload['fingerprint']}; put the right one back"
+    return found, None
+
+
+def _waiting(spool: Path) -> int:
+    from audit.store import read
+    from audit.store.engine import AuditStore, plain_engine
+
+    return read.waiting(AuditStore(f"sqlite:///{spool}", plain_engine(spool))) if spool.exists() else 0
+
+
+def _artifacts(url: str) -> tuple[str, int | None, int | None]:
+    """The artifacts' root without any password; files and bytes in it where it is a folder."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("", "file"):
+        return f"{parts.scheme}://{parts.hostname or ''}{parts.path}", None, None
+    folder = Path(unquote(parts.path) if parts.scheme else url)
+    sizes = [os.stat(Path(at, name)).st_size for at, _, names in os.walk(folder) for name in names]
+    return str(folder), len(sizes), sum(sizes)
+
+
+def _for_people(found: Status) -> "Table":
+    held = f"{found.events:,} events · {found.flow_runs:,} flow runs · {found.task_runs:,} task runs"
+    newest = f" · newest {output.day_and_time(found.newest_event_at)} UTC" if found.newest_event_at else ""
+    key = output.styled(found.mask_key_problem, "red") if found.mask_key_problem else f"{found.mask_key} (mode 0600)"
+    size = "" if found.artifact_bytes is None else f" · {found.artifact_files:,} files · {_megabytes(found.artifact_bytes)}"
+    return output.facts(
+        ("store", f"{found.store} · schema {found.schema}"),
+        ("origin", found.origin or "not set: run `audit init`"),
+        ("mask key", key),
+        ("mode", found.mode),
+        ("on record", held + newest),
+        ("spool", _bad(found.waiting_in_spool, "events wait; the next run or `audit init` brings them home", "yellow")),
+        ("lost", _bad(found.lost, "events are not on record: store and spool had both failed", "bold red")),
+        ("alerts", "a target is set" if found.alert_target_set else "no target: set AUDIT_ALERT_URL to be told"),
+        ("artifacts", found.artifacts + size),
+    )
+
+
+def _bad(count: int, what: str, style: str) -> "Text":
+    return output.styled(f"{count:,} {what}", style) if count else output.styled("nothing")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

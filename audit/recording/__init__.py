@@ -1,0 +1,1 @@
+"""What Prefect does, as events: the only room that imports prefect."""

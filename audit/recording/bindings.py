@@ -1,0 +1,361 @@
+"""How recording is bound to Prefect's own objects, in place and without a subclass.
+
+Three bindings, each seeing what the others cannot: hooks on a task or flow, a wrapper on the task's
+function, and points inside Prefect's engines. The last are private, so they are bound only where they look
+as they did when this was written; `UNBOUND` names those that do not, and hooks and wrapper go on without.
+"""
+
+import inspect
+import os
+from asyncio import CancelledError
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import aclosing
+from datetime import UTC, datetime
+from functools import update_wrapper, wraps
+from types import CodeType, FunctionType, ModuleType, TracebackType
+from typing import Any, NamedTuple, Self, TypeVar, cast
+
+import prefect
+from prefect import Flow, Task, flow_engine, task_engine
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.exceptions import PrefectSignal
+
+from audit.errors import AuditError, AuditUnavailable
+from audit.privacy import redact
+from audit.recording import hooks, runs
+from audit.recording.hooks import ENGINE, WRAPPER, AnyFlow, AnyTask, warn_if_lost
+from audit.settings import settings
+
+Bindable = TypeVar("Bindable", bound=AnyFlow | AnyTask)
+Body = Callable[..., Any]
+
+TESTED = ((3, 9, 1), (4,))  # versions of Prefect, from and below
+
+
+class Point(NamedTuple):
+    """A function of Prefect's that we put ours around: `name` in `owner`, which `takes` these parameters first."""
+
+    name: str
+    owner: ModuleType | type
+    around: Callable[[Body], Body]
+    takes: tuple[str, ...]
+
+
+def bind_task(task: AnyTask) -> None:
+    """Have every run of `task` recorded. Twice does no harm; a copy shares the wrapper but not the hooks."""
+    if not is_bound(task):
+        _keep_source(task)
+        task.fn = recorded(task.fn, isasync=task.isasync, isgenerator=task.isgenerator)
+    running, end = (
+        (hooks.record_async_task_running, hooks.record_async_task_end)
+        if task.isasync
+        else (hooks.record_task_running, hooks.record_task_end)
+    )
+    _hook_up(task, {"on_running_hooks": running, "on_completion_hooks": end, "on_failure_hooks": end})
+
+
+def bind_flow(flow: AnyFlow) -> None:
+    """Have every run of `flow` recorded. Its function stays as it is: pydantic reads it for the parameters.
+
+    Crash and cancellation hooks stay synchronous: they run while the event loop is being torn down.
+    """
+    running, end = (
+        (hooks.record_async_flow_running, hooks.record_async_flow_end)
+        if flow.isasync
+        else (hooks.record_flow_running, hooks.record_flow_end)
+    )
+    last = hooks.record_flow_end
+    _hook_up(
+        flow,
+        {
+            "on_running_hooks": running,
+            "on_completion_hooks": end,
+            "on_failure_hooks": end,
+            "on_crashed_hooks": last,
+            "on_cancellation_hooks": last,
+        },
+    )
+
+
+def is_bound(of: AnyFlow | AnyTask) -> bool:
+    """Whether runs of this task or flow are recorded."""
+    if isinstance(of, Task):
+        return _source_of(of.fn) is not None
+    return any(hook in of.on_running_hooks for hook in (hooks.record_flow_running, hooks.record_async_flow_running))
+
+
+def recorded(fn: Body, *, isasync: bool, isgenerator: bool) -> Body:
+    """`fn` with each call seen by an `Attempt`, of the same kind and with the same cache keys.
+
+    It runs on the globals of `fn`, where Prefect and pydantic look names up, so all that it uses is in closure
+    cells; `Attempt` among them, which pickles by reference. Prefect takes task and cache keys from `fn`,
+    because `__prefect_task_source__` is also `__wrapped__`.
+    """
+    shape = cast(FunctionType, _SHAPES[isasync, isgenerator](fn, Attempt))
+    made = FunctionType(
+        _code_naming(fn, shape.__code__),
+        getattr(fn, "__globals__", shape.__globals__),
+        getattr(fn, "__name__", type(fn).__name__),
+        None,
+        shape.__closure__,
+    )
+    update_wrapper(made, fn)
+    made.__dict__.update(__prefect_task_source__=fn, __audit_source__=fn)
+    return made
+
+
+class Attempt:
+    """One call of a task's body: resolved arguments before it, and what it raised or returned after it.
+
+    Everything here runs inside the task's own time-out, so only plain exceptions are ever held back.
+    """
+
+    returned: object = None
+
+    def __init__(self, fn: Body) -> None:
+        self.fn = fn
+        self.of: tuple[AnyTask, TaskRun] | None = None
+
+    def __enter__(self) -> Self:
+        """Raises AuditUnavailable in mode `strict` where the start of this attempt is not on record."""
+        around = TaskRunContext.get()
+        if around is None or _source_of(around.task.fn) is not self.fn:
+            return self  # called as a plain function
+        known = runs.of_task_run(around.task_run)
+        if known.entered == around.task_run.run_count:
+            return self  # the body calls itself
+        known.entered = around.task_run.run_count
+        self.of = around.task, around.task_run
+        warn_if_lost(known.see, runs.without_owner(around.task.fn, around.parameters))
+        warn_if_lost(bind_task, around.task)  # a copy's hooks may have been replaced
+        self._be_on_record(around.task, around.task_run)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, raised: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.of is None:
+            return
+        task, task_run = self.of
+        match raised:
+            case None:
+                if isinstance(self.returned, State) and self.returned.is_failed():
+                    warn_if_lost(_record_returned_failure, task, task_run, self.returned)
+            case GeneratorExit() | PrefectSignal():
+                pass  # closed by its reader; paused or aborted by Prefect
+            case CancelledError() if task.timeout_seconds is not None:
+                runs.of_task_run(task_run).cancelled_at = datetime.now(UTC)  # the next state says what it was
+            case Exception():
+                warn_if_lost(_record_raised, task, task_run, raised)
+            case _:
+                warn_if_lost(hooks.record_crash, task, task_run, raised, WRAPPER)
+
+    def _be_on_record(self, task: AnyTask, task_run: TaskRun) -> None:
+        """Hook or engine have recorded `running` already; if neither did, it is done here or not at all."""
+        state, known = task_run.state, runs.of_task_run(task_run)
+        if state is None or not state.is_running():
+            return
+        id = hooks.task_event_id(task_run, state, hooks.task_event_type(task_run, state) or "")
+        if id not in known.recorded:
+            warn_if_lost(hooks.record_task_state, task, task_run, state, WRAPPER)
+        if id not in known.recorded and _strict():
+            raise AuditUnavailable(
+                f"Task run {task_run.name} was not begun, for it could not be put on record.",
+                hint="Mend the audit store and its spool, or set AUDIT_MODE=spool.",
+            )
+
+
+def record_entered_state(task_run: TaskRun, state: State[Any]) -> None:
+    """What the engine's private point adds: every state that no hook is called for.
+
+    Cached runs, failures and completions are left to the hooks, which do not hold up an event loop.
+    """
+    around = TaskRunContext.get()
+    inside = around is not None and around.task_run.id == task_run.id
+    if inside and around and not is_bound(around.task):
+        return
+    if inside and around:
+        runs.of_task_run(task_run).task = around.task
+        bind_task(around.task)
+        if state.is_final() and runs.of_task_run(task_run).inputs is None:
+            runs.of_task_run(task_run).see(runs.without_owner(around.task.fn, around.parameters))
+    task = runs.of_task_run(task_run).task if runs.executes(task_run) else None
+    if task is None:
+        return
+    hooks.settle_cancellation(task, task_run, state, ENGINE)
+    if state.name == "RolledBack" or not (state.is_running() or state.is_completed() or state.is_failed()):
+        hooks.record_task_state(task, task_run, state, ENGINE)
+
+
+def bind_engines() -> tuple[str, ...]:
+    """Bind Prefect's private points and `with_options`; returns the names of those that could not be."""
+    low, high = TESTED
+    if not low <= _version(prefect.__version__) < high:
+        return tuple(point.name for point in _POINTS)
+    return tuple(point.name for point in _POINTS if not _patch(point))
+
+
+def _hook_up(to: AnyFlow | AnyTask, wanted: dict[str, Callable[..., object]]) -> None:
+    """Append each hook once, to a list of its own: the user's may be shared with what is not recorded."""
+    for name, hook in wanted.items():
+        present = getattr(to, name)
+        if hook not in present:
+            setattr(to, name, [*present, hook])
+
+
+def _source_of(fn: Body) -> Body | None:
+    """The user's function inside our wrapper. A decorator that copied our attributes is not our wrapper."""
+    source: Body | None = getattr(fn, "__audit_source__", None)
+    return source if source is not None and source is getattr(fn, "__wrapped__", None) else None
+
+
+def _keep_source(task: AnyTask) -> None:
+    """A callable object's source is found by its class, which the wrapper hides: cache keys need it."""
+    if task.source_code is None and not hasattr(task.fn, "__code__"):
+        try:
+            task.source_code = inspect.getsource(type(task.fn))
+        except (TypeError, OSError):
+            task.source_code = None
+
+
+def _code_naming(fn: Body, code: CodeType) -> CodeType:
+    """`code` with that of `fn` among its constants. Where no source file is at hand, Prefect makes the cache
+    key from the code of `task.fn`, and all tasks of one shape would share their results."""
+    return code.replace(co_consts=(*code.co_consts, *filter(None, [getattr(fn, "__code__", None)])))
+
+
+def _plain(fn: Body, attempt: type[Attempt]) -> Body:
+    def call(*args: object, **kwargs: object) -> object:
+        with attempt(fn) as seen:
+            seen.returned = fn(*args, **kwargs)
+            return seen.returned
+
+    return call
+
+
+def _async(fn: Callable[..., Coroutine[Any, Any, object]], attempt: type[Attempt]) -> Body:
+    async def call(*args: object, **kwargs: object) -> object:
+        with attempt(fn) as seen:
+            seen.returned = await fn(*args, **kwargs)
+            return seen.returned
+
+    return call
+
+
+def _generator(fn: Callable[..., Generator[Any, Any, object]], attempt: type[Attempt]) -> Body:
+    def call(*args: object, **kwargs: object) -> Generator[Any, Any, object]:
+        with attempt(fn) as seen:
+            seen.returned = yield from fn(*args, **kwargs)
+            return seen.returned
+
+    return call
+
+
+def _async_generator(
+    fn: Callable[..., AsyncGenerator[object, None]], attempt: type[Attempt], closing: Any = aclosing
+) -> Body:
+    async def call(*args: object, **kwargs: object) -> AsyncGenerator[object, None]:
+        with attempt(fn):
+            async with closing(fn(*args, **kwargs)) as items:
+                async for item in items:
+                    yield item
+
+    return call
+
+
+_SHAPES: dict[tuple[bool, bool], Callable[[Body, type[Attempt]], Body]] = {
+    (False, False): _plain,
+    (True, False): _async,
+    (False, True): _generator,
+    (True, True): _async_generator,
+}
+
+
+def _record_raised(task: AnyTask, task_run: TaskRun, raised: Exception) -> None:
+    hooks.record_failed_attempt(task, task_run, redact.error(raised), WRAPPER)
+
+
+def _record_returned_failure(task: AnyTask, task_run: TaskRun, returned: State[Any]) -> None:
+    error = hooks.error_of(returned)
+    assert error is not None, "a failed state stands for an error"
+    hooks.record_failed_attempt(task, task_run, error, WRAPPER)
+
+
+def _strict() -> bool:
+    try:
+        return settings().mode == "strict"
+    except AuditError:  # settings that cannot be read; each event has warned of it
+        return os.environ.get("AUDIT_MODE") == "strict"
+
+
+def _emitting(original: Body) -> Body:
+    def emit(
+        task_run: TaskRun, initial_state: State[Any] | None, validated_state: State[Any], follows: Any = None
+    ) -> Any:
+        emitted = original(
+            task_run=task_run, initial_state=initial_state, validated_state=validated_state, follows=follows
+        )
+        warn_if_lost(record_entered_state, task_run, validated_state)
+        return emitted
+
+    return emit
+
+
+def _failing(original: Body) -> Body:
+    def fail(engine: Any, exc: Exception, *args: Any, **kwargs: Any) -> Any:
+        if is_bound(engine.flow):
+            warn_if_lost(hooks.record_failed_flow_attempt, engine.flow, engine.flow_run, exc)
+        return original(engine, exc, *args, **kwargs)
+
+    return fail
+
+
+def _copying(original: Body) -> Body:
+    def with_options(self: Bindable, *args: Any, **kwargs: Any) -> Bindable:
+        made: Bindable = original(self, *args, **kwargs)
+        if is_bound(self):
+            bind(made)
+        return made
+
+    return with_options
+
+
+def bind(of: AnyFlow | AnyTask) -> None:
+    """Have every run of a task or flow recorded."""
+    if isinstance(of, Task):
+        bind_task(of)
+    else:
+        bind_flow(of)
+
+
+def _patch(point: Point) -> bool:
+    """Put ours in the place of what is there, once, if that still takes the same parameters first."""
+    name = point.name.rpartition(".")[2]
+    original = getattr(point.owner, name, None)
+    if original is None or tuple(inspect.signature(original).parameters)[: len(point.takes)] != point.takes:
+        return False
+    if not hasattr(original, "__audit_original__"):
+        bound = wraps(original)(point.around(original))
+        bound.__dict__["__audit_original__"] = original
+        setattr(point.owner, name, bound)
+    return True
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("+")[0].split(".")[:3] if part.isdigit())
+
+
+_EMITTED = ("task_run", "initial_state", "validated_state", "follows")
+_POINTS = (
+    Point("task_engine.emit_task_run_state_change_event", task_engine, _emitting, _EMITTED),
+    Point("FlowRunEngine.handle_exception", flow_engine.FlowRunEngine, _failing, ("self", "exc")),
+    Point("FlowRunEngine.handle_timeout", flow_engine.FlowRunEngine, _failing, ("self", "exc")),
+    Point("AsyncFlowRunEngine.handle_exception", flow_engine.AsyncFlowRunEngine, _failing, ("self", "exc")),
+    Point("AsyncFlowRunEngine.handle_timeout", flow_engine.AsyncFlowRunEngine, _failing, ("self", "exc")),
+    Point("Task.with_options", Task, _copying, ("self",)),
+    Point("Flow.with_options", Flow, _copying, ("self",)),
+)
+
+# On import, and not by the decorators alone: a process pool's child unpickles a task and reads this module only.
+UNBOUND: tuple[str, ...] = bind_engines()

@@ -1,0 +1,368 @@
+"""Where a state becomes an event: Prefect's own state hooks, and what the wrapper and the engine add.
+
+Event ids follow from run, state and type, so the same state seen by hook and engine is one event. A hook
+never fails a run: what it cannot put on record it warns of. Signals and time-outs pass through it untouched.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, ParamSpec
+from uuid import UUID
+
+from prefect import Flow, Task
+from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
+
+from audit.errors import AuditError
+from audit.events.event import make_event, uuid8
+from audit.events.payloads import RunError, RunState, Used
+from audit.privacy import redact
+from audit.recording import circumstances, recorder, runs
+
+HOOK = "prefect-audit/hook"  # sources: who saw it
+WRAPPER = "prefect-audit/wrapper"
+ENGINE = "prefect-audit/engine"
+
+AnyTask = Task[Any, Any]
+AnyFlow = Flow[Any, Any]
+P = ParamSpec("P")
+
+log = logging.getLogger("audit")
+
+_PLAIN = {StateType.CRASHED: "crashed", StateType.CANCELLED: "cancelled", StateType.CANCELLING: "cancelled"}
+
+
+def record_task_running(task: AnyTask, task_run: TaskRun, state: State[Any]) -> None:
+    """Hook of sync tasks for on_running."""
+    warn_if_lost(record_task_state, task, task_run, state, HOOK)
+
+
+def record_task_end(task: AnyTask, task_run: TaskRun, state: State[Any]) -> None:
+    """Hook of sync tasks for on_completion and on_failure."""
+    warn_if_lost(record_task_state, task, task_run, state, HOOK)
+
+
+async def record_async_task_running(task: AnyTask, task_run: TaskRun, state: State[Any]) -> None:
+    """Hook of async tasks for on_running; the write must not hold up the event loop."""
+    await asyncio.to_thread(record_task_running, task, task_run, state)
+
+
+async def record_async_task_end(task: AnyTask, task_run: TaskRun, state: State[Any]) -> None:
+    """Hook of async tasks for on_completion and on_failure."""
+    await asyncio.to_thread(record_task_end, task, task_run, state)
+
+
+def record_flow_running(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook of sync flows for on_running: the first attempt and every further one."""
+    runs.of_flow_run(flow_run).attempts = _flow_attempt(flow_run) + 1
+    warn_if_lost(record_flow_state, flow, flow_run, state)
+
+
+def record_flow_end(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook of flows for everything else. Also called by a worker's process, which saw no earlier state."""
+    warn_if_lost(record_flow_state, flow, flow_run, state)
+    runs.forget_flow_run(flow_run)
+    if flow_run.parent_task_run_id is None:
+        warn_if_lost(recorder.flow_ended)
+
+
+async def record_async_flow_running(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook of async flows for on_running."""
+    await asyncio.to_thread(record_flow_running, flow, flow_run, state)
+
+
+async def record_async_flow_end(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
+    """Hook of async flows for on_completion and on_failure."""
+    await asyncio.to_thread(record_flow_end, flow, flow_run, state)
+
+
+def warn_if_lost(write: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call `write`; a failure of ours becomes a warning, for a run's outcome is the user's, not ours.
+
+    SystemExit is ours too, since none of the user's code runs in here. KeyboardInterrupt, SIGTERM and the
+    CancelledError of a time-out that strikes meanwhile belong to the run, so they pass.
+    """
+    try:
+        write(*args, **kwargs)
+    except (Exception, SystemExit) as failed:
+        told = str(failed) if isinstance(failed, AuditError) else type(failed).__qualname__  # no values in logs
+        log.warning("%s: not on record. %s", write.__name__, told, exc_info=log.isEnabledFor(logging.DEBUG))
+
+
+def task_event_type(task_run: TaskRun, state: State[Any]) -> str | None:
+    """The type of event that a task run's state is; None for states that are none, such as Pending."""
+    match state.type:
+        case StateType.RUNNING:
+            return "task_run.retrying" if task_run.run_count > 1 else "task_run.running"
+        case StateType.COMPLETED:
+            return "task_run." + {"Cached": "cached", "RolledBack": "rolled_back"}.get(state.name or "", "completed")
+        case StateType.FAILED:
+            return "task_run.timed_out" if state.name == "TimedOut" else "task_run.failed"
+        case StateType.PENDING if state.name == "NotReady":
+            return "task_run.not_ready"
+        case StateType.CRASHED | StateType.CANCELLED:
+            return f"task_run.{_PLAIN[state.type]}"
+        case _:
+            return None
+
+
+def task_event_id(task_run: TaskRun, state: State[Any], type: str) -> str:
+    """One id for one state, whoever saw it. A crash goes by its attempt: the wrapper knows no state yet."""
+    if type == "task_run.crashed":
+        return _attempt_id(task_run, type)
+    return uuid8(str(state.id), str(task_run.id), str(state.id), type)
+
+
+def record_task_state(task: AnyTask, task_run: TaskRun, state: State[Any], source: str) -> None:
+    """Put the state that a task run entered on record, once. Raises AuditUnavailable in mode `strict`."""
+    type = task_event_type(task_run, state)
+    if type is None:
+        return
+    settle_cancellation(task, task_run, state, source)
+    _append_task_event(
+        type,
+        task,
+        task_run,
+        id=task_event_id(task_run, state, type),
+        time=state.timestamp,
+        source=source,
+        state=state,
+        error=error_of(state),
+    )
+
+
+def record_failed_attempt(
+    task: AnyTask, task_run: TaskRun, error: RunError, source: str, at: datetime | None = None
+) -> None:
+    """Put on record that the current attempt of a task run raised; retries hide it from every hook."""
+    type = "task_run.attempt_failed"
+    id = _attempt_id(task_run, type)
+    _append_task_event(type, task, task_run, id=id, time=at, source=source, error=error)
+
+
+def record_crash(task: AnyTask, task_run: TaskRun, raised: BaseException, source: str) -> None:
+    """Put on record what ends a task run's process, while there is still time: no hook follows."""
+    type = "task_run.crashed"
+    id = _attempt_id(task_run, type)
+    _append_task_event(type, task, task_run, id=id, time=None, source=source, error=redact.error(raised))
+
+
+def settle_cancellation(task: AnyTask, task_run: TaskRun, state: State[Any], source: str) -> None:
+    """An attempt that was told to stop failed if another attempt or a failure follows: it was the time-out."""
+    known = runs.of_task_run(task_run)
+    at, known.cancelled_at = known.cancelled_at, None
+    if at is None or not (state.is_failed() or state.is_running() or state.is_scheduled()):
+        return
+    attempt = task_run.run_count - 1 if state.is_running() else task_run.run_count
+    error = RunError(kind="TimeoutError", message=f"Task run exceeded timeout of {task.timeout_seconds} second(s)")
+    _append_task_event(
+        "task_run.attempt_failed",
+        task,
+        task_run,
+        id=_attempt_id(task_run, "task_run.attempt_failed", attempt),
+        time=at,
+        source=source,
+        error=error,
+        attempt=attempt,
+    )
+
+
+def record_flow_state(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
+    """Put the state that a flow run entered on record. Raises AuditUnavailable in mode `strict`."""
+    attempt = _flow_attempt(flow_run)
+    type = _flow_event_type(attempt, state)
+    if type is None:
+        return
+    starts = state.is_running()
+    own_id = str(flow_run.id if type == "flow_run.cancelled" else state.id)
+    _append_flow_event(
+        type,
+        flow,
+        flow_run,
+        id=_run_id(flow_run, type) if type == "flow_run.cancelled" else uuid8(own_id, str(flow_run.id), own_id, type),
+        time=state.timestamp,
+        source=HOOK,
+        payload={
+            "state_id": str(state.id),
+            "state": state.name,
+            "message": redact.text(state.message) if state.message else None,
+            "error": error_of(state),
+            "outputs": _outputs(state),
+            "code": circumstances.code_of(flow.fn) if starts else None,
+            "surroundings": circumstances.surroundings() if starts else None,
+        },
+    )
+
+
+def record_failed_flow_attempt(flow: AnyFlow, flow_run: FlowRun, raised: Exception) -> None:
+    """Put on record what an attempt of a flow run raised; a flow that never began to run made none."""
+    attempt = _flow_attempt(flow_run)
+    if not attempt:
+        return
+    type = "flow_run.attempt_failed"
+    id = uuid8(str(flow_run.id), str(flow_run.id), str(attempt), type)
+    _append_flow_event(type, flow, flow_run, id=id, time=None, source=ENGINE, payload={"error": redact.error(raised)})
+
+
+def error_of(state: State[Any]) -> RunError | None:
+    """The error that a state stands for, also where user code returned a failed one without an exception."""
+    raised = _result_of(state)
+    if isinstance(raised, BaseException):
+        return redact.error(raised)
+    if state.is_failed():
+        return RunError(kind=f"prefect.states.{state.name}", message=redact.text(state.message or ""))
+    return None
+
+
+def _append_task_event(
+    type: str,
+    task: AnyTask,
+    task_run: TaskRun,
+    *,
+    id: str,
+    time: datetime | None,
+    source: str,
+    error: RunError | None,
+    state: State[Any] | None = None,
+    attempt: int | None = None,
+) -> None:
+    known = runs.of_task_run(task_run)
+    if id in known.recorded:
+        return
+    flow = _flow_around(task_run)
+    _see_unresolved(task, task_run)
+    payload = RunState(
+        run_name=redact.text(task_run.name),
+        of=task.name,
+        state_id=str(state.id) if state else None,
+        state=state.name if state else None,
+        message=redact.text(state.message) if state and state.message else None,
+        attempt=attempt or task_run.run_count,
+        flow_name=flow.flow.name if flow and flow.flow else None,
+        tags=sorted(task_run.tags),
+        parameters=known.parameters,
+        inputs=known.inputs,
+        outputs=_outputs(state) if state else None,
+        error=error,
+    )
+    recorder.append(
+        make_event(
+            type,
+            payload,
+            id=id,
+            source=source,
+            subject=f"task-run/{task_run.id}",
+            actor=circumstances.actor(),
+            time=time,
+            flow_run_id=_text(task_run.flow_run_id),
+            task_run_id=str(task_run.id),
+            deployment=_text(flow.flow_run.deployment_id) if flow and flow.flow_run else None,
+            trace_id=circumstances.trace_id(task_run),
+        )
+    )
+    known.recorded.add(id)
+
+
+def _append_flow_event(
+    type: str,
+    flow: AnyFlow,
+    flow_run: FlowRun,
+    *,
+    id: str,
+    time: datetime | None,
+    source: str,
+    payload: dict[str, object],
+) -> None:
+    known = runs.of_flow_run(flow_run)
+    around = FlowRunContext.get()
+    inside = around is not None and around.flow_run is not None and around.flow_run.id == flow_run.id
+    if inside and around and around.parameters is not None:
+        known.parameters = redact.parameters(runs.without_owner(flow.fn, around.parameters))
+        known.inputs = runs.references(around.parameters)
+    elif known.parameters is None:
+        known.parameters = redact.parameters(flow_run.parameters)
+    parent = around.flow_run if around and not inside and flow_run.parent_task_run_id else None
+    recorder.append(
+        make_event(
+            type,
+            RunState.model_validate(
+                {
+                    "run_name": redact.text(flow_run.name),
+                    "of": flow.name,
+                    "attempt": known.attempts or flow_run.run_count,
+                    "parent_flow_run_id": _text(parent.id) if parent else None,
+                    "tags": sorted(flow_run.tags),
+                    "parameters": known.parameters,
+                    "inputs": known.inputs,
+                    "deployment": circumstances.deployment_of(flow_run),
+                    **payload,
+                }
+            ),
+            id=id,
+            source=source,
+            subject=f"flow-run/{flow_run.id}",
+            actor=circumstances.actor(),
+            time=time,
+            flow_run_id=str(flow_run.id),
+            deployment=_text(flow_run.deployment_id),
+            trace_id=circumstances.trace_id(flow_run),
+        )
+    )
+
+
+def _flow_event_type(attempt: int, state: State[Any]) -> str | None:
+    match state.type:
+        case StateType.RUNNING:
+            return "flow_run.retrying" if attempt > 1 else "flow_run.running"
+        case StateType.COMPLETED:
+            return "flow_run.completed"
+        case StateType.FAILED:
+            return "flow_run.timed_out" if state.name == "TimedOut" else "flow_run.failed"
+        case StateType.CRASHED | StateType.CANCELLED | StateType.CANCELLING:
+            return f"flow_run.{_PLAIN[state.type]}"
+        case _:
+            return None
+
+
+def _flow_attempt(flow_run: FlowRun) -> int:
+    """How often this flow run began to run; `run_count` is what the server knew before this process."""
+    return runs.of_flow_run(flow_run).attempts or flow_run.run_count
+
+
+def _attempt_id(task_run: TaskRun, type: str, attempt: int | None = None) -> str:
+    return uuid8(str(task_run.id), str(task_run.id), str(attempt or task_run.run_count), type)
+
+
+def _run_id(flow_run: FlowRun, type: str) -> str:
+    return uuid8(str(flow_run.id), str(flow_run.id), type)
+
+
+def _flow_around(task_run: TaskRun) -> FlowRunContext | None:
+    around = FlowRunContext.get()
+    if around is None or around.flow_run is None or around.flow_run.id != task_run.flow_run_id:
+        return None
+    return around
+
+
+def _see_unresolved(task: AnyTask, task_run: TaskRun) -> None:
+    """Before the body runs, the arguments are known as they were passed, futures and all."""
+    known, around = runs.of_task_run(task_run), TaskRunContext.get()
+    if known.parameters is None and around is not None and around.task_run.id == task_run.id:
+        known.parameters = redact.parameters(runs.without_owner(task.fn, around.parameters))
+
+
+def _result_of(state: State[Any]) -> object:
+    """The value behind a state. Never `state.result()`: it reads storage and may be a coroutine."""
+    return getattr(state.data, "result", state.data)
+
+
+def _outputs(state: State[Any]) -> list[Used] | None:
+    if not state.is_completed() or state.name == "RolledBack":
+        return None
+    return runs.references({"return": _result_of(state)})
+
+
+def _text(id: UUID | None) -> str | None:
+    return None if id is None else str(id)

@@ -1,0 +1,64 @@
+"""What a flow needs to know of earlier runs, read from the record."""
+
+from audit.errors import NotFound
+from audit.events.references import DatasetVersion, ModelVersion, Window
+from audit.spec.model import Spec
+from audit.store import read
+from audit.store.engine import open_store
+
+
+def champion_of(spec: Spec) -> ModelVersion:
+    """The model that decides. Raises NotFound before the first training."""
+    champion = read.champion(open_store(), spec.name)
+    if champion is None:
+        raise NotFound(f"No model of {spec.name} is in production.", hint="Run the training flow first.")
+    return champion
+
+
+def reference_of(model: ModelVersion, spec: Spec) -> DatasetVersion:
+    """The rows that `model` was trained on."""
+    for trained in read.events(open_store(), types=("model.trained",), spec=spec.name):
+        if trained.payload["model"]["digest"] == model.digest:
+            return _dataset(trained.payload["trained_on"], trained.payload["rows"])
+    raise NotFound(f"The training of {spec.name} v{model.version} is not on record.", hint="Train it again.")
+
+
+def decided_on(window: Window, spec: Spec) -> DatasetVersion:
+    """The features of the rows that were decided on in `window`."""
+    for scored in read.events(open_store(), types=("predictions.scored",), spec=spec.name):
+        if scored.payload.get("window") == str(window):
+            return _dataset(scored.payload["inputs"], scored.payload["rows"])
+    raise NotFound(f"No decisions of {spec.name} for {window} are on record.", hint="Run the scoring flow for it first.")
+
+
+def next_to_train(spec: Spec) -> Window:
+    """All months up to the last one that was decided on, else the spec's first training window."""
+    decided = _windows("predictions.scored", spec)
+    months = [month for month in spec.schedule.months_after_training() if str(month) in decided]
+    return spec.schedule.everything_before(months[-1].end) if months else spec.schedule.training_window()
+
+
+def next_to_score(spec: Spec) -> Window | None:
+    """The first month after training that has no decisions yet; None where none is left."""
+    return _first_missing(_windows("predictions.scored", spec), spec)
+
+
+def next_to_monitor(spec: Spec) -> Window | None:
+    """The first month with decisions whose drift was not checked yet; None where none is left."""
+    month = _first_missing(_windows("drift.checked", spec), spec)
+    return month if str(month) in _windows("predictions.scored", spec) else None
+
+
+def _first_missing(done: set[str], spec: Spec) -> Window | None:
+    assert spec.schedule.until, "a spec without an end has no months to walk through"
+    return next((month for month in spec.schedule.months_after_training() if str(month) not in done), None)
+
+
+def _windows(type: str, spec: Spec) -> set[str]:
+    return {str(e.payload.get("window")) for e in read.events(open_store(), types=(type,), spec=spec.name)}
+
+
+def _dataset(used: dict[str, str], rows: int) -> DatasetVersion:
+    return DatasetVersion(
+        name=used["of"], version=int(used["version"]), address=used["address"], digest=used["digest"], rows=rows
+    )

@@ -1,0 +1,46 @@
+"""What every flow of ours begins and ends with: a readable name, the spec, what changed, word of a failure."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audit.events.references import Window
+from audit.recording.changes import note_change
+from audit.recording.circumstances import code_of, surroundings
+from audit.spec.load import load_spec, spec_digest
+from audit.spec.model import Spec
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.schemas.objects import FlowRun, State
+
+
+def run_name() -> str:
+    """`training flights 2013-01…2013-06`, as the UI and `audit runs` show it."""
+    from prefect.runtime import flow_run
+
+    given = flow_run.parameters
+    window = given.get("window")
+    shown = str(Window.model_validate(window)) if isinstance(window, dict) else str(window or "")
+    return " ".join(filter(None, (flow_run.flow_name, Path(str(given["spec_file"])).stem, shown)))
+
+
+def begin(spec_file: str) -> Spec:
+    """The spec; and whatever is not as it was at its last run goes on record."""
+    spec = load_spec(spec_file)
+    note_change(spec.name, "spec", spec_digest(spec), spec.model_dump(mode="json"))
+    code = code_of(begin)
+    if code.commit:
+        note_change(spec.name, "code", f"{code.commit}{' (dirty)' if code.dirty else ''}", {})
+    around = surroundings()
+    note_change(
+        spec.name, "environment", around.lock_digest or "", {"python": around.python, "prefect": around.prefect}
+    )
+    return spec
+
+
+def tell_of_failure(flow: "Flow[Any, Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
+    """on_failure and on_crashed of our flows: one message for the outermost run."""
+    from tasks.alert import tell_failure
+
+    if flow_run.parent_task_run_id is None:
+        tell_failure(flow_run.name, str(flow_run.id), Path(str(flow_run.parameters["spec_file"])), state)

@@ -1,0 +1,287 @@
+"""`make run`: the pipeline told on a terminal, one line as each stage ends, from the events as they are recorded."""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from audit.errors import AuditError, UserError
+from audit.events.event import Event
+from audit.settings import settings
+
+Facts = dict[str, dict[str, Any]]  # payloads of one task run's events, by type
+
+
+def main() -> None:
+    """Entry of `python -m flows.pipeline`."""
+    typer.run(run)
+
+
+def run(
+    spec: Annotated[Path, typer.Argument(help="The use case's YAML file.")] = Path("flows/specs/flights.yaml"),
+    until: Annotated[str, typer.Option(help="Last month to decide on: 2013-12, or 12 for December.")] = "",
+) -> None:
+    """Run the whole pipeline on a spec and tell what happens.  Example: python -m flows.pipeline SPEC --until 12"""
+    began = time.monotonic()
+    story = Story(Console(highlight=False))
+    try:
+        _prepare()
+        with story.live():
+            _pipeline(spec, until, story)
+    except AuditError as failed:
+        story.console.print(f"[red]✗[/red] {_plain(failed)}", soft_wrap=True)
+        raise SystemExit(failed.exit_code) from None
+    story.sum_up(time.monotonic() - began)
+
+
+def _prepare() -> None:
+    """State beside the project, nothing phoned home, Prefect's own log in a file. Raises StoreUnavailable."""
+    home = settings().home
+    os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    from audit.recording.initialise import initialise
+
+    initialise()
+    if url := _running_server(home):
+        os.environ.setdefault("PREFECT_API_URL", url)
+    _log_to_file(home / "logs" / "prefect.log")
+
+
+def _pipeline(spec: Path, until: str, story: "Story") -> None:
+    from audit.recording.recorder import listen
+
+    listen(story.hear)
+    from flows.pipeline import pipeline
+
+    pipeline(str(spec), _month(until, spec))
+
+
+def _month(asked: str, spec: Path) -> date | None:
+    """`12` or `2013-12` as the month's first day."""
+    if not asked:
+        return None
+    try:
+        if asked.isdigit() and len(asked) <= 2:
+            from audit.spec.load import load_spec
+
+            return load_spec(spec).schedule.train_from.replace(month=int(asked), day=1)
+        return date.fromisoformat(f"{asked}-01")
+    except ValueError:
+        raise UserError(f"--until {asked} is no month.", hint="Write 2013-12, or 12 for December.") from None
+
+
+def _running_server(home: Path) -> str | None:
+    """Address of the server that `make ui` runs, if it answers."""
+    noted = home / "ui.url"
+    if not noted.exists():
+        return None
+    import httpx
+
+    url = noted.read_text().strip()
+    try:
+        return url if httpx.get(f"{url}/health", timeout=2).is_success else None
+    except httpx.HTTPError:
+        return None
+
+
+def _log_to_file(path: Path) -> None:
+    """Send what Prefect would print on the terminal to a file; the UI's log is not touched."""
+    from prefect.logging.configuration import setup_logging
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    setup_logging()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    to_file = logging.FileHandler(path, encoding="utf-8")
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s %(message)s"))
+    for logger in [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]:
+        if any(isinstance(handler, PrefectConsoleHandler) for handler in logger.handlers):
+            logger.handlers = [h for h in logger.handlers if not isinstance(h, PrefectConsoleHandler)] + [to_file]
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").addHandler(to_file)
+    logging.getLogger("py.warnings").propagate = False
+
+
+class Story:
+    """What was heard so far, and how to tell it."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.facts: dict[str, Facts] = {}
+        self.began: dict[str, float] = {}
+        self.started: set[str] = set()
+        self.flow_run: str | None = None
+        self.bar = Progress(
+            SpinnerColumn(), TextColumn("{task.description:<14}"), BarColumn(24), TimeElapsedColumn(),
+            console=console, transient=True,
+        )  # fmt: skip
+        self.stage: Any = None
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """A live bar for the stage that runs, on a terminal; in a pipe only the lines."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with self.bar:
+            self.stage = self.bar.add_task("starting Prefect", total=None)
+            yield
+
+    def hear(self, event: Event) -> None:
+        """Take in one event as it is recorded."""
+        payload = orjson.loads(event.body)
+        if event.task_run_id:
+            self.facts.setdefault(event.task_run_id, {})[event.type] = payload
+        if told := _TOLD.get(event.type):
+            told(self, event, payload)
+
+    def flow_began(self, event: Event, payload: dict[str, Any]) -> None:
+        self.flow_run = self.flow_run or event.flow_run_id
+        if payload["of"] == "pipeline":
+            given = {p["name"]: p.get("value") for p in payload["parameters"]}
+            self.console.print(f"[bold]prefect-audit · {Path(given['spec_file']).stem}[/bold]   {_short(settings().home)}/audit.db")
+
+    def task_began(self, event: Event, payload: dict[str, Any]) -> None:
+        assert event.task_run_id
+        self.began[event.task_run_id] = time.monotonic()
+        self.started.add(event.task_run_id)
+        if self.stage is not None:
+            self.bar.reset(self.stage, description=payload["of"], total=None)
+
+    def task_ended(self, event: Event, payload: dict[str, Any]) -> None:
+        assert event.task_run_id
+        tell = _STAGES.get(payload["of"])
+        if tell is None:
+            return
+        facts = self.facts.pop(event.task_run_id, {})
+        sign, name, text = tell(facts)
+        seconds = time.monotonic() - self.began.get(event.task_run_id, time.monotonic())
+        colour = {"✓": "green", "!": "yellow", "✗": "red"}[sign]
+        self.console.print(
+            f"[{colour}]{sign}[/{colour}] {name:<14} {text}  [dim]{seconds:.1f} s[/dim]", soft_wrap=True
+        )
+
+    def sum_up(self, seconds: float) -> None:
+        """How many task runs were started here, how many the store has, and where to look next."""
+        from audit.store import read
+        from audit.store.engine import open_store
+
+        store = open_store()
+        on_record = read.task_runs_on_record(store, self.started)
+        total = read.counts(store).events
+        agree = "green" if on_record == len(self.started) else "red"
+        self.console.print(
+            f"\n[{agree}]{len(self.started)} task runs · {on_record} on record[/{agree}] · "
+            f"{total} events in the store · {seconds:.0f} s"
+        )
+        self.console.print(
+            f"Next:  audit runs · audit run {(self.flow_run or '')[:8]} · make ui · audit events --type 'drift.*'"
+        )
+
+
+def _ingested(facts: Facts) -> tuple[str, str, str]:
+    rows = facts["dataset.ingested"]
+    tables = len(rows.get("sources", []))
+    return "✓", "ingest", f"{rows.get('window', 'all')} · {rows['rows']:,} rows · {tables} tables · {_digest(rows['digest'])}"
+
+
+def _validated(facts: Facts) -> tuple[str, str, str]:
+    found = facts["dataset.validated"]
+    held = sum(e["held"] for e in found["expectations"])
+    aside = f" · {found['rejected_rows']:,} rows set aside" if found["rejected_rows"] else ""
+    return "✓", "validate", f"{len(found['expectations'])} expectations · {held} held{aside}"
+
+
+def _transformed(facts: Facts) -> tuple[str, str, str]:
+    made = facts["dataset.transformed"]
+    return "✓", "features", f"{made['rows']:,} rows · {len(made['columns'])} columns · {_digest(made['digest'])}"
+
+
+def _trained(facts: Facts) -> tuple[str, str, str]:
+    made = facts["model.trained"]
+    return "✓", "train", f"{made['estimator']} · {made['rows']:,} rows · {len(made['features'])} features"
+
+
+def _evaluated(facts: Facts) -> tuple[str, str, str]:
+    found = facts["model.evaluated"]
+    shown = {m["name"]: m for m in found["metrics"]}
+    gates = f"gates {sum(g['held'] for g in found['gates'])} of {len(found['gates'])}"
+    against = [m for m in found.get("difference", []) if m["name"] == "auc"]
+    gain = f" · against champion {against[0]['value']:+.3f} {_interval(against[0], '+.3f')}" if against else ""
+    text = f"AUC {shown['auc']['value']:.3f} {_interval(shown['auc'], '.3f')}{gain} · {gates}"
+    return "✓" if found["held"] else "!", "evaluate", text
+
+
+def _promoted(facts: Facts) -> tuple[str, str, str]:
+    if "model.deployed" in facts:
+        deployed = facts["model.deployed"]
+        reason = f", because event {deployed['cause'][:8]}…" if deployed.get("cause") else ""
+        return "✓", "promote", f"v{deployed['version']} is champion in production{reason}"
+    rejected = facts["model.rejected"]
+    return "!", "promote", f"v{rejected['version']} not promoted: {rejected['reason']}"
+
+
+def _scored(facts: Facts) -> tuple[str, str, str]:
+    made = facts["predictions.scored"]
+    failed = f" · {made['failed']:,} rows failed (on record)" if made["failed"] else ""
+    return "✓", "score", f"{made.get('window', '')} · {made['rows'] - made['failed']:,} decisions{failed}"
+
+
+def _drift(facts: Facts) -> tuple[str, str, str]:
+    found = facts["drift.checked"]
+    top = sorted((c for c in found["columns"] if c["drifted"]), key=lambda c: -c["score"] / (c["threshold"] or 1))[:3]
+    named = ", ".join(f"{c['name']} {c['score']:.2f} > {c['threshold']:.2f}" for c in top)
+    text = f"{found.get('window', '')} · {found['drifted']} of {found['watched']} watched columns{f' ({named})' if named else ''}"
+    return ("!", "drift", f"{text} → retraining") if found["detected"] else ("✓", "drift", text)
+
+
+def _alerted(facts: Facts) -> tuple[str, str, str]:
+    if "alert.sent" in facts:
+        return "✓", "alert", f"sent to {facts['alert.sent']['target']}"
+    if "alert.failed" in facts:
+        return "!", "alert", f"not delivered to {facts['alert.failed']['target']} (on record)"
+    return "!", "alert", "no target: set AUDIT_ALERT_URL to be told"
+
+
+_STAGES: dict[str, Callable[[Facts], tuple[str, str, str]]] = {
+    "ingest": _ingested,
+    "validate": _validated,
+    "build_features": _transformed,
+    "train_model": _trained,
+    "evaluate": _evaluated,
+    "promote": _promoted,
+    "score": _scored,
+    "check_drift": _drift,
+    "send_alert": _alerted,
+}
+_TOLD: dict[str, Callable[[Story, Event, dict[str, Any]], None]] = {
+    "flow_run.running": Story.flow_began,
+    "task_run.running": Story.task_began,
+    "task_run.completed": Story.task_ended,
+    "task_run.cached": Story.task_ended,
+}
+
+
+def _digest(digest: str) -> str:
+    return f"sha256:{digest.removeprefix('sha256:')[:8]}…"
+
+
+def _interval(metric: dict[str, Any], form: str) -> str:
+    return f"[{metric['low']:{form}}, {metric['high']:{form}}]" if "low" in metric else ""
+
+
+def _short(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _plain(failed: AuditError) -> str:
+    return str(failed).replace("[", "\\[")

@@ -1,0 +1,30 @@
+"""A window of rows to decisions."""
+
+from typing import Any
+
+from prefect.states import Completed, State
+
+from audit import DatasetVersion, flow
+from audit.events.references import Window
+from flows import _known as known
+from flows._runs import begin, run_name, tell_of_failure
+from tasks.features import build_features
+from tasks.ingest import ingest
+from tasks.score import score
+from tasks.validate import validate
+
+
+@flow(flow_run_name=run_name, on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
+def scoring(spec_file: str, window: Window | None = None) -> DatasetVersion | State[Any]:
+    """The champion's decisions on one window.
+
+    Args:
+        spec_file: The use case, for example flows/specs/flights.yaml.
+        window: Which rows to decide on; by default the next month without decisions.
+    """
+    spec = begin(spec_file)
+    window = window or known.next_to_score(spec)
+    if window is None:
+        return Completed(message="nothing new")
+    rows = build_features(validate(ingest(spec, window), spec), spec)
+    return score(rows, known.champion_of(spec), spec, window)

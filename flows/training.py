@@ -1,0 +1,33 @@
+"""Raw data to a judged model."""
+
+from audit import ModelVersion, flow
+from audit.events.references import Window
+from flows import _known as known
+from flows._runs import begin, run_name, tell_of_failure
+from tasks.evaluate import evaluate
+from tasks.features import build_features, split
+from tasks.ingest import ingest
+from tasks.register import note_retraining, promote, register
+from tasks.train import train_model
+from tasks.validate import validate
+
+
+@flow(flow_run_name=run_name, on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
+def training(spec_file: str, window: Window | None = None, cause: str | None = None) -> ModelVersion:
+    """Raw data to a judged model; promoted only when every gate holds.
+
+    Args:
+        spec_file: The use case, for example flows/specs/flights.yaml.
+        window: Which rows to learn from; by default all months that were decided on so far.
+        cause: Id of the event that asked for a new model, for example a drift.detected.
+    """
+    spec = begin(spec_file)
+    window = window or known.next_to_train(spec)
+    valid = validate(ingest(spec, window), spec)
+    train, test = split(build_features(valid, spec), spec)
+    challenger = train_model(train, spec, cause)
+    judged = evaluate(challenger, test, spec)
+    champion = promote(register(challenger, judged, spec, cause), judged, spec, cause)
+    if cause:
+        note_retraining(spec, cause, window, champion)
+    return champion

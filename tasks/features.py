@@ -1,0 +1,131 @@
+"""Derive and select what a model may see, free of what is known only afterwards; part rows by time."""
+
+from datetime import date, datetime
+from typing import TYPE_CHECKING
+
+from audit import record, task
+from audit.artifacts import datasets
+from audit.errors import BadData, SpecError
+from audit.events.payloads import SplitFacts, used
+from audit.events.references import DatasetVersion
+from audit.spec.load import leaks, where
+from audit.spec.model import Derived, Spec
+from tasks import _frames as frames
+
+if TYPE_CHECKING:
+    import polars as pl
+
+PROBES = 5  # rows that are derived alone, to see whether an expression looks at others
+
+
+def derive_features(frame: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
+    """Features, target, event time, entity key and slices of every row, in that order.
+
+    Raises SpecError if a feature is known only at the outcome, or depends on other rows than its own.
+    """
+    refuse_leaks(spec)
+    whole = frames.derived(frame, spec)
+    _refuse_neighbours(frame, whole, spec)
+    return whole.select(kept_columns(spec, whole.columns))
+
+
+def refuse_leaks(spec: Spec) -> None:
+    """Raise SpecError at the first feature that is known only at the outcome."""
+    for leak in leaks(spec):
+        raise SpecError(f"{where(spec, *leak.keys)}: {leak.what}")
+
+
+def kept_columns(spec: Spec, present: list[str]) -> list[str]:
+    """The columns of a features dataset; an entity key that was dropped at ingest is not among them."""
+    key = [spec.entity_key] if spec.entity_key in present else []
+    return list(dict.fromkeys([*spec.features(), spec.target.column, spec.event_time, *key, *spec.slices]))
+
+
+def split_by_time(frame: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataFrame"]:
+    """The earlier and the last `test_share` of the rows whose target is known; rows of one moment stay together.
+
+    Raises BadData if either part is empty or its target has one class only.
+    """
+    import polars as pl
+
+    target, time = spec.target.column, spec.event_time
+    known = frame.drop_nulls(target).sort(time, maintain_order=True)
+    if known.is_empty():
+        raise BadData(f"{spec.name}: target {target!r} is missing in every row.", hint="Choose an earlier window.")
+    first_of_test = known[time][int(known.height * (1 - spec.split.test_share))]
+    train, test = known.filter(pl.col(time) < first_of_test), known.filter(pl.col(time) >= first_of_test)
+    for part, rows in (("training", train), ("test", test)):
+        _refuse_one_class(rows, part, spec)
+    return train, test
+
+
+def _refuse_neighbours(frame: "pl.DataFrame", whole: "pl.DataFrame", spec: Spec) -> None:
+    """A sum, a lag or a rank over rows would let the test rows, or tomorrow's, speak in training."""
+    import polars as pl
+
+    step = max(1, frame.height // PROBES)
+    for place in range(0, frame.height, step):
+        alone = frames.derived(frame[place : place + 1], spec)
+        for index, column in enumerate(spec.derive):
+            if not alone[column.name].equals(whole[column.name][place : place + 1], null_equal=True):
+                raise SpecError(
+                    f"{where(spec, 'derive', index, 'sql')}: sql of {column.name!r} looks at other rows, future ones too.",
+                    hint="Use a row's own columns only.",
+                )
+
+
+def _refuse_one_class(rows: "pl.DataFrame", part: str, spec: Spec) -> None:
+    if rows[spec.target.column].n_unique() < 2:
+        raise BadData(
+            f"{spec.name}: target {spec.target.column!r} has only one class in {rows.height:,} {part} rows.",
+            hint="Choose a longer window, or look at how the target is derived.",
+        )
+
+
+@task(task_run_name="build features {spec.name}")
+def build_features(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
+    """A validated dataset version to its features."""
+    frame = derive_features(frames.read(rows), spec)
+    built = datasets.put(frame, f"{spec.name}/features")
+    steps = tuple(_step(column) for column in spec.derive if column.name in frame.columns)
+    facts = frames.facts(built, frame, spec, made_from=(used("rows", rows),), transformations=steps)
+    record("dataset.transformed", facts, subject=frames.subject(built))
+    frames.leave_markdown(f"{spec.name}-features", _page(built, spec, steps))
+    return built
+
+
+@task(task_run_name="split {spec.name}")
+def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVersion]:
+    """A features dataset to training rows and the later test rows."""
+    frame = frames.read(rows)
+    earlier, later = split_by_time(frame, spec)
+    train, test = datasets.put(earlier, f"{spec.name}/train"), datasets.put(later, f"{spec.name}/test")
+    unknown = frame.height - train.rows - test.rows
+    facts = SplitFacts(
+        spec=spec.name,
+        made_from=used("rows", rows),
+        train=used("train", train),
+        test=used("test", test),
+        by=f"time: first {1 - spec.split.test_share:.0%} by {spec.event_time}, from {_moment(later, spec)} on for the test",
+        transformations=[f"{unknown:,} rows without {spec.target.column} left out"] if unknown else [],
+    )
+    record("dataset.split", facts, subject=frames.subject(train))
+    lines = [f"- training: {train.rows:,} rows", f"- test: {test.rows:,} rows", f"- by {facts.by}"]
+    frames.leave_markdown(f"{spec.name}-split", "\n".join([*lines, *(f"- {step}" for step in facts.transformations)]))
+    return train, test
+
+
+def _step(column: Derived) -> str:
+    note = f" ({column.assumption})" if column.assumption else ""
+    return f"{column.name} = {column.sql}{note}"
+
+
+def _moment(later: "pl.DataFrame", spec: Spec) -> str:
+    first = later[spec.event_time].min()
+    assert isinstance(first, date | datetime), "an event time is a date or a datetime"
+    return first.isoformat()
+
+
+def _page(built: DatasetVersion, spec: Spec, steps: tuple[str, ...]) -> str:
+    lines = [f"**{built.rows:,} rows**, {len(spec.features())} features, `{built.digest}`", ""]
+    return "\n".join([*lines, ", ".join(spec.features()), "", *(f"- {step}" for step in steps)])

@@ -1,0 +1,361 @@
+"""Hold a dataset against the spec's rules with Great Expectations; set aside the rows that break one.
+
+Great Expectations is the only judge: it says which rules held and which rows broke them. It is told to keep no
+unexpected value, so neither the record nor the Data Docs hold one; rules, limits and counts are all there is.
+A missing value breaks a rule only where `nulls: 0` says so; a larger share is a rule about the column, not a row.
+"""
+
+import html
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from audit import record, task
+from audit.artifacts import datasets, reports
+from audit.errors import BadData
+from audit.events.payloads import Expectation, Named, ValidationFacts, used
+from audit.events.references import DatasetVersion, Report
+from audit.spec.model import Column, Dtype, Spec
+from tasks import _frames as frames
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import polars as pl
+    from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+    from great_expectations.expectations.expectation import Expectation as Demand
+
+os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when Great Expectations is imported, inside the functions below
+
+RuleSeverity = Literal["warning", "critical"]
+
+# How a spec's dtype looks in the pandas frame that Great Expectations is given.
+PANDAS_DTYPE: dict[Dtype, str] = {
+    "integer": "Int64", "float": "float64", "string": "string", "boolean": "boolean",
+    "date": "datetime64[s]", "datetime": "datetime64[us]",
+}  # fmt: skip
+
+# Positions of the rows that broke a rule, never what stands in them.
+RESULT_FORMAT = {
+    "result_format": "COMPLETE",
+    "exclude_unexpected_values": True,
+    "include_unexpected_rows": False,
+    "partial_unexpected_count": 0,
+}
+POSITIONS = "unexpected_index_list"
+
+# Data Docs' own page fetches styles, scripts and a logo from eight hosts; its sections in this one fetch nothing.
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="UTF-8"><title>{title}</title><style>
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }}
+table {{ border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem }}
+td, th {{ border-bottom: 1px solid #ddd; padding: .35rem .6rem; text-align: left; vertical-align: top }}
+h5 {{ font-size: 1.2rem; margin: 1.5rem 0 0 }} h6 {{ font-size: 1rem; margin: .5rem 0 0 }}
+.badge {{ background: #eee; border-radius: 3px; padding: 0 .3rem; font-family: ui-monospace, monospace }}
+.fa-check-circle::before {{ content: "held"; color: #17692f }} .fa-times::before {{ content: "broken"; color: #a11 }}
+</style></head><body><h1>{title}</h1>
+{body}
+</body></html>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One rule of the spec and what Great Expectations is asked for it."""
+
+    name: str  # type, nulls, range, values, unique, rows, or a derived rule's own name
+    column: str | None
+    severity: RuleSeverity
+    demand: "Demand"
+    limits: tuple[Named, ...] = ()
+    by_row: bool = True  # rows that break it are set aside
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.column}" if self.column else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """How a rule came out, and which rows broke it."""
+
+    rule: Rule
+    outcome: Expectation
+    broken: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """What was found in a dataset: findings in the order of the spec, rows parted, Data Docs."""
+
+    findings: tuple[Finding, ...]
+    valid: "pl.DataFrame"
+    rejected: "pl.DataFrame"
+    page: str
+
+    @property
+    def outcomes(self) -> list[Expectation]:
+        return [finding.outcome for finding in self.findings]
+
+    @property
+    def critical(self) -> list[str]:
+        """Critical rules that did not hold."""
+        return [str(f.rule) for f in self.findings if not f.outcome.held and f.rule.severity == "critical"]
+
+
+def check(frame: "pl.DataFrame", spec: Spec) -> Validation:
+    """Findings on `frame`, rule by rule, and its rows parted into valid and rejected ones.
+
+    Raises BadData if a declared column is missing or a rule cannot be checked on it, SpecError if a derived rule
+    cannot be computed.
+    """
+    _refuse_missing_columns(frame, spec)
+    rules = list(rules_of(spec))
+    judged = _run_checkpoint(frames.derived(frame, spec), rules, spec)
+    findings = tuple(_finding(rule, result, spec) for rule, result in zip(rules, judged.results, strict=True))
+    valid, rejected = _parted(frame, findings)
+    return Validation(findings=findings, valid=valid, rejected=rejected, page=_data_docs(judged, spec))
+
+
+def rules_of(spec: Spec) -> Iterator[Rule]:
+    """Every rule of the spec: the table's, then the columns', then the derived ones."""
+    from great_expectations import expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
+    rows = gxe.ExpectTableRowCountToBeBetween(
+        min_value=spec.rows.min, max_value=spec.rows.max, severity=FailureSeverity.CRITICAL
+    )
+    yield Rule("rows", None, "critical", rows, _limits(min=spec.rows.min, max=spec.rows.max), by_row=False)
+    for column in spec.columns:
+        if spec.handling(column) != "drop":
+            yield from _rules_of_column(column, masked=spec.handling(column) == "hash")
+    for derived in spec.derive:
+        if derived.role == "rule":
+            demand = gxe.ExpectColumnValuesToBeInSet(
+                column=derived.name, value_set=[True], severity=FailureSeverity(derived.severity), notes=derived.sql
+            )
+            yield Rule(derived.name, None, derived.severity, demand, _limits(sql=derived.sql))
+
+
+@task(task_run_name="validate {spec.name}")
+def validate(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
+    """The rows that hold every rule. What broke one is kept as `<spec>/rejected`, with the rules in `reason`.
+
+    Raises BadData if a critical rule did not hold.
+    """
+    found = check(frames.read(rows), spec)
+    rejected = datasets.put(found.rejected, f"{spec.name}/rejected") if found.rejected.height else None
+    valid = None if found.critical else datasets.put(found.valid, f"{spec.name}/validated")
+    page = reports.put(found.page.encode(), f"{spec.name} data docs")
+    facts = ValidationFacts(
+        spec=spec.name,
+        checked=used("rows", rows),
+        valid=used("return", valid) if valid else None,
+        rejected=used("rejected", rejected) if rejected else None,
+        report=used("report", page),
+        expectations=found.outcomes,
+        rows=rows.rows,
+        rejected_rows=found.rejected.height,
+        held=not found.critical,
+    )
+    _put_on_record(facts, rows, found, page)
+    if valid is None:
+        raise BadData(
+            f"{rows.name} version {rows.version} breaks critical rules: {', '.join(found.critical)}.",
+            hint=f"Mend the source, or the rules in the spec {spec.name}.",
+        )
+    return valid
+
+
+def _rules_of_column(column: Column, *, masked: bool) -> Iterator[Rule]:
+    """The column's rules. Of hashed values only whether they are there and whether they differ can be asked."""
+    from great_expectations import expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
+    name, severity, grave = column.name, column.severity, FailureSeverity(column.severity)
+    if not masked:
+        wanted = PANDAS_DTYPE[column.dtype]
+        typed = gxe.ExpectColumnTypeToBe(column=name, type_=wanted, severity=FailureSeverity.CRITICAL)
+        yield Rule("type", name, "critical", typed, _limits(dtype=column.dtype), by_row=False)
+    if column.nulls < 1:
+        present = gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=round(1 - column.nulls, 9), severity=grave)
+        yield Rule("nulls", name, severity, present, _limits(share=column.nulls), by_row=column.nulls == 0)
+    if column.unique:
+        yield Rule("unique", name, severity, gxe.ExpectColumnValuesToBeUnique(column=name, severity=grave))
+    if masked:
+        return
+    if column.min is not None or column.max is not None:
+        low, high = _whole(column.min), _whole(column.max)
+        inside = gxe.ExpectColumnValuesToBeBetween(column=name, min_value=low, max_value=high, severity=grave)
+        yield Rule("range", name, severity, inside, _limits(min=low, max=high))
+    if column.values is not None:
+        listed = gxe.ExpectColumnValuesToBeInSet(column=name, value_set=list(column.values), severity=grave)
+        yield Rule("values", name, severity, listed, _limits(values=list(column.values)))
+
+
+def _limits(**limits: object) -> tuple[Named, ...]:
+    return tuple(Named(name=name, value=value) for name, value in limits.items() if value is not None)
+
+
+def _whole(limit: float | None) -> int | float | None:
+    """A limit as people wrote it: 50, not 50.0."""
+    return int(limit) if limit is not None and limit.is_integer() else limit
+
+
+def _refuse_missing_columns(frame: "pl.DataFrame", spec: Spec) -> None:
+    missing = [c.name for c in spec.columns if spec.handling(c) != "drop" and c.name not in frame.columns]
+    if missing:
+        raise BadData(
+            f"{spec.name}: the rows have no column {', '.join(missing)}.",
+            hint="Ingest them again with the spec that they are checked by.",
+        )
+
+
+def _run_checkpoint(frame: "pl.DataFrame", rules: Sequence[Rule], spec: Spec) -> "ExpectationSuiteValidationResult":
+    """Great Expectations' own result, its results in the order of `rules`."""
+    import great_expectations as gx
+    from great_expectations.data_context.types.base import (
+        DataContextConfig,
+        InMemoryStoreBackendDefaults,
+        ProgressBarsConfig,
+    )
+
+    in_memory = DataContextConfig(
+        store_backend_defaults=InMemoryStoreBackendDefaults(), progress_bars=ProgressBarsConfig(globally=False)
+    )
+    context = gx.get_context(mode="ephemeral", project_config=in_memory)
+    asset = context.data_sources.add_pandas("rows").add_dataframe_asset(spec.name)
+    demands = [rule.demand for rule in rules]
+    for position, demand in enumerate(demands):
+        demand.meta = {"position": position}
+    suite = context.suites.add(gx.ExpectationSuite(name=spec.name, expectations=demands))
+    definition = context.validation_definitions.add(
+        gx.ValidationDefinition(name=spec.name, data=asset.add_batch_definition_whole_dataframe("all"), suite=suite)
+    )
+    checkpoint = context.checkpoints.add(
+        gx.Checkpoint(name=spec.name, validation_definitions=[definition], result_format=RESULT_FORMAT)
+    )
+    needed = {demand.configuration.kwargs["column"]: None for demand in demands[1:]}  # the first is about the table
+    run = checkpoint.run(batch_parameters={"dataframe": _for_pandas(frame.select(list(needed)))})
+    (judged,) = run.run_results.values()
+    judged.results.sort(key=_position)
+    return judged
+
+
+def _position(result: "ExpectationValidationResult") -> int:
+    assert result.expectation_config is not None
+    position: int = result.expectation_config.meta["position"]
+    return position
+
+
+def _for_pandas(frame: "pl.DataFrame") -> "pd.DataFrame":
+    """`frame` in the types of PANDAS_DTYPE. NaN counts as missing here, as it does for a model."""
+    import pandas as pd
+
+    return pd.DataFrame({series.name: _column(series) for series in frame.iter_columns()}, copy=False)
+
+
+def _column(series: "pl.Series") -> "pd.api.extensions.ExtensionArray | np.ndarray[tuple[int], np.dtype[np.generic]]":
+    """Plain numpy where it can hold what is missing: Great Expectations compares all else value by value."""
+    import pandas as pd
+    import polars as pl
+
+    if series.dtype.is_float():
+        return series.cast(pl.Float64).to_numpy()
+    if series.dtype == pl.Date:
+        return series.to_numpy().astype("datetime64[s]")
+    if isinstance(series.dtype, pl.Datetime):
+        return series.dt.replace_time_zone(None).cast(pl.Datetime("us")).to_numpy()
+    if series.dtype == pl.Boolean:
+        return pd.arrays.BooleanArray(series.fill_null(False).to_numpy(writable=True), series.is_null().to_numpy())
+    if series.dtype.is_integer():
+        return pd.arrays.IntegerArray(series.fill_null(0).to_numpy(writable=True), series.is_null().to_numpy())
+    text = series.cast(pl.String).rechunk()
+    return pd.arrays.ArrowStringArray(text.to_arrow(compat_level=pl.CompatLevel.oldest()))
+
+
+def _finding(rule: Rule, result: "ExpectationValidationResult", spec: Spec) -> Finding:
+    import numpy as np
+
+    if _raised(result.exception_info):  # its message may hold a value, so it stays out of ours
+        raise BadData(
+            f"{spec.name}: rule {rule} cannot be checked on data of this type.",
+            hint="Mend the rule's limits or the column's dtype in the spec.",
+        )
+    counts = result.result
+    unexpected = counts.get("unexpected_count")
+    checked = counts["element_count"] - counts.get("missing_count", 0) if "element_count" in counts else None
+    outcome = Expectation(
+        rule=rule.name,
+        column=rule.column,
+        severity=rule.severity,
+        held=bool(result.success),
+        checked=None if checked is None else int(checked),
+        unexpected=None if unexpected is None else int(unexpected),
+        limits=list(rule.limits),
+    )
+    return Finding(rule, outcome, np.array(counts.get(POSITIONS) or [], dtype=np.int64))
+
+
+def _raised(info: "dict[str, Any]") -> bool:
+    """Whether checking failed; Great Expectations says so flatly or metric by metric."""
+    return bool(info.get("raised_exception")) or any(
+        isinstance(part, dict) and part.get("raised_exception") for part in info.values()
+    )
+
+
+def _parted(frame: "pl.DataFrame", findings: Sequence[Finding]) -> "tuple[pl.DataFrame, pl.DataFrame]":
+    """Rows that broke no rule, and those that did with the rules' names."""
+    import numpy as np
+    import polars as pl
+
+    breaking = [found for found in findings if found.rule.by_row and not found.outcome.held]
+    reasons = []
+    for found in breaking:
+        broke = np.zeros(frame.height, dtype=bool)
+        broke[found.broken] = True
+        reasons.append(pl.when(pl.Series(broke)).then(pl.lit(str(found.rule))))
+    if not reasons:
+        return frame, frame.clear()
+    reason = _free_name("reason", frame.columns)
+    told = frame.with_columns(pl.concat_str(reasons, separator="; ", ignore_nulls=True).alias(reason))
+    sound = pl.col(reason) == ""
+    return told.filter(sound).drop(reason), told.filter(~sound)
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def _data_docs(judged: "ExpectationSuiteValidationResult", spec: Spec) -> str:
+    """Great Expectations' Data Docs as one file that fetches nothing: its sections, without its scripts and styles."""
+    from great_expectations.render.renderer import ValidationResultsPageRenderer
+    from great_expectations.render.view import DefaultJinjaSectionView
+
+    for result in judged.results:
+        for positions in (POSITIONS, "unexpected_index_query"):
+            result.result.pop(positions, None)
+    view = DefaultJinjaSectionView()
+    sections = ValidationResultsPageRenderer().render(judged).sections
+    body = "".join(view.render({"section": section.to_json_dict(), "section_loop": {}}) for section in sections)
+    return PAGE.format(title=html.escape(f"Validation of {spec.name}"), body=body)
+
+
+def _put_on_record(facts: ValidationFacts, rows: DatasetVersion, found: Validation, page: Report) -> None:
+    whole = all(outcome.held for outcome in facts.expectations)
+    record("dataset.validated", facts, subject=frames.subject(rows), severity="info" if whole else "warning")
+    if not facts.held:
+        record("dataset.rejected", facts, subject=frames.subject(rows))
+    frames.leave_table(f"{facts.spec}-validation", [_row(outcome) for outcome in facts.expectations])
+
+
+def _row(outcome: Expectation) -> dict[str, str | int | None]:
+    return {
+        "rule": outcome.rule,
+        "column": outcome.column,
+        "severity": outcome.severity,
+        "held": "yes" if outcome.held else "no",
+        "unexpected": outcome.unexpected,
+    }
