@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audit.events.references import Window
+from audit import record
+from audit.events.payloads import RetrainingFacts, used
+from audit.events.references import ModelVersion, Window
 from audit.recording.changes import note_change
 from audit.recording.circumstances import code_of, surroundings
 from audit.spec.load import load_spec, spec_digest
@@ -36,6 +38,24 @@ def begin(spec_file: str) -> Spec:
         spec.name, "environment", around.lock_digest or "", {"python": around.python, "prefect": around.prefect}
     )
     return spec
+
+
+def note_retraining(
+    spec: Spec, window: Window, cause: str | None, challenger: ModelVersion | None = None, promoted: bool | None = None
+) -> None:
+    """That an event asked for a new model, and, once there is a challenger, what came of it."""
+    if cause is None:
+        return
+    type = "retraining.completed" if challenger else "retraining.requested"
+    facts = RetrainingFacts(
+        spec=spec.name,
+        cause=cause,
+        reason=f"event {cause} asked for a new model",
+        window=str(window),
+        model=used("challenger", challenger) if challenger else None,
+        promoted=promoted,
+    )
+    record(type, facts, subject=f"spec/{spec.name}")
 
 
 def tell_of_failure(flow: "Flow[Any, Any]", flow_run: "FlowRun", state: "State[Any]") -> None:

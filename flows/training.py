@@ -3,11 +3,11 @@
 from audit import ModelVersion, flow
 from audit.events.references import Window
 from flows import _known as known
-from flows._runs import begin, run_name, tell_of_failure
+from flows._runs import begin, note_retraining, run_name, tell_of_failure
 from tasks.evaluate import evaluate
 from tasks.features import build_features, split
 from tasks.ingest import ingest
-from tasks.register import note_retraining, promote, register
+from tasks.register import promote, register
 from tasks.train import train_model
 from tasks.validate import validate
 
@@ -23,11 +23,12 @@ def training(spec_file: str, window: Window | None = None, cause: str | None = N
     """
     spec = begin(spec_file)
     window = window or known.next_to_train(spec)
+    note_retraining(spec, window, cause)
     valid = validate(ingest(spec, window), spec)
     train, test = split(build_features(valid, spec), spec)
     challenger = train_model(train, spec, cause)
     judged = evaluate(challenger, test, spec)
-    champion = promote(register(challenger, judged, spec, cause), judged, spec, cause)
-    if cause:
-        note_retraining(spec, cause, window, champion)
+    registered = register(challenger, judged, spec, cause)
+    champion = promote(registered, judged, spec, cause)
+    note_retraining(spec, window, cause, registered, promoted=champion == registered)
     return champion

@@ -7,6 +7,7 @@ reach theirs. It does not see columns that change only together, nor a share of 
 """
 
 import os
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     Scores = np.ndarray[tuple[int], np.dtype[np.float64]]
 
-MIN_ROWS = 100  # on either side, and of a month to calibrate on: below it distances are mostly chance
+MIN_ROWS = 100  # on either side, and of each part to calibrate on: below it distances are mostly chance
 MIN_MONTHS = 3  # of the reference; with fewer, it is cut into EQUAL_PARTS of as many rows, in order of time
 EQUAL_PARTS = 6
 DIGITS = 6  # of scores and thresholds: what lies beyond hangs on the order in which categories are added up
@@ -278,27 +279,43 @@ def _check_rows(reference: "pl.DataFrame", current: "pl.DataFrame", spec: Spec) 
 
 
 def _parts(reference: "pl.DataFrame", spec: Spec) -> "Iterator[tuple[pl.Series, pl.Series]]":
-    """Row masks of each part of the reference and of the rest: its calendar months, else equal parts."""
+    """Row masks of each part of the reference and of the rest: its calendar months, else equal parts.
+
+    A month of which less than half is there is no part: four days differ from the rest more than any month does.
+    """
+    part = _months(reference, spec)
+    if len(_whole(part)) < MIN_MONTHS:
+        part = _equal_parts(reference, spec)
+    for label in _whole(part):
+        yield part == label, part != label
+
+
+def _months(reference: "pl.DataFrame", spec: Spec) -> "pl.Series":
+    """Each row's calendar month as a number; one for all rows where there is no time."""
     import polars as pl
 
-    month = _months(reference, spec)
-    if month is None:
-        ordered = reference[spec.event_time].rank("ordinal") if spec.event_time in reference.columns else None
-        place = ordered - 1 if ordered is not None else pl.int_range(reference.height, eager=True)
-        month = place.fill_null(0) * EQUAL_PARTS // reference.height
-    for label, rows in sorted(month.value_counts().iter_rows()):
-        if rows >= MIN_ROWS and reference.height - rows >= MIN_ROWS:
-            yield month == label, month != label
+    name = spec.event_time
+    if name not in reference.columns or reference.schema[name] not in (pl.Date, pl.Datetime):
+        return pl.zeros(reference.height, pl.Int32, eager=True)
+    time = reference[name].dt
+    return (time.year() * 12 + time.month()).fill_null(0)
 
 
-def _months(reference: "pl.DataFrame", spec: Spec) -> "pl.Series | None":
-    """Each row's calendar month; None where there are too few of them to learn from."""
-    if spec.event_time not in reference.columns or not reference.schema[spec.event_time].is_temporal():
-        return None
-    time = reference[spec.event_time]
-    month = (time.dt.year().cast(int) * 12 + time.dt.month()).fill_null(0)
-    full = sum(rows >= MIN_ROWS for _, rows in month.value_counts().iter_rows())
-    return month if full >= MIN_MONTHS else None
+def _equal_parts(reference: "pl.DataFrame", spec: Spec) -> "pl.Series":
+    """EQUAL_PARTS labels in order of time, of rows where there is no time."""
+    import polars as pl
+
+    place = pl.int_range(reference.height, eager=True)
+    if spec.event_time in reference.columns:
+        place = reference[spec.event_time].rank("ordinal").fill_null(1) - 1
+    return place * EQUAL_PARTS // reference.height
+
+
+def _whole(part: "pl.Series") -> list[int]:
+    """Labels of the parts with enough rows to stand for their kind, in order."""
+    rows: dict[int, int] = dict(part.value_counts().iter_rows())
+    enough = max(MIN_ROWS, statistics.median(rows.values()) / 2)
+    return sorted(label for label, count in rows.items() if count >= enough)
 
 
 def _sample(rows: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
@@ -338,9 +355,7 @@ def _method(rows: "pl.DataFrame", name: str, spec: Spec) -> str:
     return "jensenshannon" if text and spec.drift.method == "wasserstein" else spec.drift.method
 
 
-def _reasons_to_leave_out(
-    reference: "pl.DataFrame", current: "pl.DataFrame", spec: Spec
-) -> Iterator[tuple[str, str]]:
+def _reasons_to_leave_out(reference: "pl.DataFrame", current: "pl.DataFrame", spec: Spec) -> Iterator[tuple[str, str]]:
     for name in spec.drift.watch:
         if name not in reference.columns or name not in current.columns:
             yield name, "no model was given" if name == SCORE else "not known on both sides"
@@ -354,9 +369,7 @@ def _empty(rows: "pl.DataFrame", name: str) -> bool:
     return rows[name].null_count() == rows.height
 
 
-def _report(
-    reference: "pl.DataFrame", current: "pl.DataFrame", limits: dict[str, Threshold], spec: Spec
-) -> "Snapshot":
+def _report(reference: "pl.DataFrame", current: "pl.DataFrame", limits: dict[str, Threshold], spec: Spec) -> "Snapshot":
     _still()
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset

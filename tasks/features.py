@@ -52,7 +52,7 @@ def split_by_time(frame: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "p
     known = frame.drop_nulls(target).sort(time, maintain_order=True)
     if known.is_empty():
         raise BadData(f"{spec.name}: target {target!r} is missing in every row.", hint="Choose an earlier window.")
-    first_of_test = known[time][int(known.height * (1 - spec.split.test_share))]
+    first_of_test = known[time][min(int(known.height * (1 - spec.split.test_share)), known.height - 1)]
     train, test = known.filter(pl.col(time) < first_of_test), known.filter(pl.col(time) >= first_of_test)
     for part, rows in (("training", train), ("test", test)):
         _refuse_one_class(rows, part, spec)
@@ -61,15 +61,14 @@ def split_by_time(frame: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "p
 
 def _refuse_neighbours(frame: "pl.DataFrame", whole: "pl.DataFrame", spec: Spec) -> None:
     """A sum, a lag or a rank over rows would let the test rows, or tomorrow's, speak in training."""
-    import polars as pl
-
-    step = max(1, frame.height // PROBES)
-    for place in range(0, frame.height, step):
+    seen = [(index, column) for index, column in enumerate(spec.derive) if column.role in ("feature", "target")]
+    for place in range(0, frame.height, max(1, frame.height // PROBES)):
         alone = frames.derived(frame[place : place + 1], spec)
-        for index, column in enumerate(spec.derive):
+        for index, column in seen:
             if not alone[column.name].equals(whole[column.name][place : place + 1], null_equal=True):
+                line = where(spec, "derive", index, "sql")
                 raise SpecError(
-                    f"{where(spec, 'derive', index, 'sql')}: sql of {column.name!r} looks at other rows, future ones too.",
+                    f"{line}: sql of {column.name!r} looks at other rows, later ones too.",
                     hint="Use a row's own columns only.",
                 )
 
@@ -106,7 +105,7 @@ def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVers
         made_from=used("rows", rows),
         train=used("train", train),
         test=used("test", test),
-        by=f"time: first {1 - spec.split.test_share:.0%} by {spec.event_time}, from {_moment(later, spec)} on for the test",
+        by=f"time: first {1 - spec.split.test_share:.0%} by {spec.event_time}, the test from {_moment(later, spec)} on",
         transformations=[f"{unknown:,} rows without {spec.target.column} left out"] if unknown else [],
     )
     record("dataset.split", facts, subject=frames.subject(train))

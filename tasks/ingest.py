@@ -8,6 +8,7 @@ import csv
 import hashlib
 import importlib.util
 import io
+import re
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
     import polars as pl
 
 SAMPLE_ROWS = 10_000  # from which types are guessed at first; where a later row differs, all rows are looked at
-DATETIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M")
+DATETIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
+MAX_EXACT = 2**53  # from here on a float is no longer one integer
 MORE_KEYS = 4  # columns beside the event time by which rows are ordered at first
+_NO_COLUMN = re.compile(r"""(?:unable to find column|no column named) ["'](.*?)["']""")
 _BAD = "\x00bad "  # prefix of the columns that mark values of another type
 
 
@@ -69,7 +72,7 @@ def read_sources(spec: Spec, window: Window | None, key: bytes) -> Ingested:
     except _Guessed:
         joined, sources, raw = _collected(opened, spec, window, None)
     _refuse_bad_values(joined, spec)
-    timeless = joined.filter(_null(spec.event_time)).height
+    timeless = joined[spec.event_time].null_count()
     rows = joined.drop_nulls(spec.event_time)
     if rows.is_empty():
         raise _no_rows(opened, spec, window)
@@ -85,12 +88,15 @@ def open_table(name: str, table: SourceTable, spec: Spec) -> OpenTable:
         raise BadData(f"{_line(spec, name)}: {table.file} does not exist.", hint="Correct `file`, or put it there.")
     if path.stat().st_size == 0:
         raise BadData(f"{table.file} is empty.", hint=f"Source {name!r} needs a header and rows.")
+    try:
+        with path.open("rb") as file:
+            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadData(f"{table.file} cannot be read ({error.strerror}).") from None
     inner, content = _unzipped(path, table.file) if path.suffix == ".zip" else (path.name, path)
     format = table.format or Path(inner).suffix.lstrip(".").lower()
     if format not in ("csv", "parquet"):
         raise BadData(f"{_line(spec, name)}: {inner} is neither .csv nor .parquet.", hint="Say which with `format`.")
-    with path.open("rb") as file:
-        digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
     return OpenTable(name, address(table), digest, format, content, table.null_values)
 
 
@@ -115,7 +121,10 @@ class _Guessed(Exception):
 def _path(name: str, table: SourceTable, spec: Spec) -> Path:
     if table.package is None:
         return (Path(spec.file).parent if spec.file else Path()) / table.file
-    found = importlib.util.find_spec(table.package)  # finds the folder, imports nothing of a top-level package
+    try:
+        found = importlib.util.find_spec(table.package)  # finds the folder, imports nothing of a top-level package
+    except (ModuleNotFoundError, ValueError):
+        found = None
     if found is None or not found.submodule_search_locations:
         raise BadData(
             f"{_line(spec, name)}: package {table.package!r} is not installed.",
@@ -134,10 +143,10 @@ def _unzipped(path: Path, shown: str) -> tuple[str, bytes]:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             if len(members) != 1:
-                raise BadData(f"{shown} holds {len(members)} files.", hint="An archive must hold one CSV or Parquet file.")
+                raise BadData(f"{shown} holds {len(members)} files.", hint="It must hold one CSV or Parquet file.")
             return members[0].filename, archive.read(members[0])
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError):  # damaged, encrypted, unknown compression
-        raise BadData(f"{shown} is no zip archive that can be read.", hint="Pack it anew, without a password.") from None
+        raise BadData(f"{shown} is no zip archive that we can read.", hint="Pack it anew, with no password.") from None
 
 
 def _collected(
@@ -151,12 +160,13 @@ def _collected(
         raw = _joined(tables, spec)
         schema = dict(raw.collect_schema())
         _refuse_missing_columns(spec, list(schema))
-        counts = [frame.select(pl.len()) for frame in tables.values()]
+        # Polars tells a line with too many fields only when it reads the last column.
+        counts = [frame.select(pl.len(), pl.last().null_count().alias("missing")) for frame in tables.values()]
         rows, *lengths = pl.collect_all([_in_window(_cast(raw, spec, schema), spec, window), *counts])
     except pl.exceptions.PolarsError as error:
         raise _unreadable(error, spec, list(tables.values()), sample) from None
     sources = [
-        Source(name=table.name, address=table.address, rows=length.item(), digest=table.digest)
+        Source(name=table.name, address=table.address, rows=length["len"].item(), digest=table.digest)
         for table, length in zip(opened, lengths, strict=True)
     ]
     return rows, sources, schema
@@ -221,48 +231,61 @@ def _cast(raw: "pl.LazyFrame", spec: Spec, schema: dict[str, "pl.DataType"]) -> 
 
     wanted: list[pl.Expr] = []
     for column in spec.columns:
-        found, given = pl.col(column.name), schema[column.name]
-        if given == frames.polars_type(column.dtype):
-            wanted.append(found)
+        found, given, needed = pl.col(column.name), schema[column.name], frames.polars_type(column.dtype)
+        if given == needed:
+            wanted.append(found.fill_nan(None) if column.dtype == "float" else found)  # one way to be missing
             continue
-        cast = _converted(found, given, column.dtype)
-        changed = cast.is_null() if column.dtype != "integer" else cast.is_null() | (cast != _number(found, given))
-        wanted += [cast.alias(column.name), (found.is_not_null() & changed).alias(_BAD + column.name)]
+        cast = converted(found, given, column.dtype).cast(needed)
+        wanted += [cast.alias(column.name), (found.is_not_null() & cast.is_null()).alias(_BAD + column.name)]
     return raw.select(wanted)
 
 
-def _converted(found: "pl.Expr", given: "pl.DataType", dtype: Dtype) -> "pl.Expr":
-    """`found` as `dtype`; null where it is no such value."""
+def converted(found: "pl.Expr", given: "pl.DataType", dtype: Dtype) -> "pl.Expr":
+    """`found`, which is of type `given`, as `dtype`; null where a value is none of that type."""
     import polars as pl
 
-    if isinstance(given, (pl.List, pl.Array, pl.Struct, pl.Object, pl.Binary)):
-        return pl.lit(None, dtype=frames.polars_type(dtype))
     match dtype, given:
-        case ("date" | "datetime"), pl.String():
-            text = found.str.strip_chars().str.replace("T", " ", literal=True).str.strip_suffix("Z")
-            days = text.str.to_datetime("%Y-%m-%d", strict=False, time_unit="us")
-            times = [text.str.to_datetime(f, strict=False, time_unit="us") for f in DATETIME_FORMATS]
-            return pl.coalesce(days, *times).cast(frames.polars_type(dtype))
-        case ("date" | "datetime"), pl.Datetime(time_zone=str()):
-            return found.dt.convert_time_zone("UTC").dt.replace_time_zone(None).cast(frames.polars_type(dtype))
-        case ("date" | "datetime"), _ if not given.is_temporal():
-            return pl.lit(None, dtype=frames.polars_type(dtype))
+        case _, pl.List() | pl.Array() | pl.Struct() | pl.Object() | pl.Binary():
+            return pl.lit(None)
+        case "string", _:
+            return found.cast(pl.String, strict=False)
+        case (("date" | "datetime"), pl.String()):
+            return _moment_of(found)
+        case (("date" | "datetime"), pl.Datetime(time_zone=str())):
+            return found.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        case (("date" | "datetime"), pl.Date() | pl.Datetime()):
+            return found
         case "boolean", pl.String():
             text = found.str.strip_chars().str.to_lowercase()
             return pl.when(text.is_in(["true", "false"])).then(text == "true")
         case "boolean", _ if given.is_numeric():
             return pl.when(found.is_in([0, 1])).then(found == 1)
-        case ("integer" | "float"), _ if given.is_numeric() or given in (pl.String, pl.Boolean):
-            return _number(found, given).cast(frames.polars_type(dtype), strict=False)
-        case "string", _:
-            return found.cast(pl.String, strict=False)
-    return pl.lit(None, dtype=frames.polars_type(dtype))
+        case "float", _ if given.is_numeric() or given == pl.String:
+            text = found.str.strip_chars() if given == pl.String else found
+            return text.cast(pl.Float64, strict=False).fill_nan(None)
+        case "integer", pl.String():
+            text = found.str.strip_chars()
+            return pl.coalesce(text.cast(pl.Int64, strict=False), _whole(text.cast(pl.Float64, strict=False)))
+        case "integer", _ if given.is_integer():
+            return found.cast(pl.Int64, strict=False)
+        case "integer", _ if given.is_numeric():
+            return _whole(found.cast(pl.Float64, strict=False))
+    return pl.lit(None)
 
 
-def _number(found: "pl.Expr", given: "pl.DataType") -> "pl.Expr":
+def _moment_of(found: "pl.Expr") -> "pl.Expr":
+    """Text in ISO 8601 as a moment; a `Z` is taken off, for all times are naive here."""
     import polars as pl
 
-    return found.str.strip_chars().cast(pl.Float64, strict=False) if given == pl.String else found
+    text = found.str.strip_chars().str.replace("T", " ", literal=True).str.strip_suffix("Z")
+    return pl.coalesce(text.str.to_datetime(form, strict=False, time_unit="us") for form in DATETIME_FORMATS)
+
+
+def _whole(number: "pl.Expr") -> "pl.Expr":
+    """Floats that are integers, and small enough to be exact."""
+    import polars as pl
+
+    return pl.when((number == number.round(0)) & (number.abs() < MAX_EXACT)).then(number).cast(pl.Int64, strict=False)
 
 
 def _in_window(rows: "pl.LazyFrame", spec: Spec, window: Window | None) -> "pl.LazyFrame":
@@ -273,12 +296,6 @@ def _in_window(rows: "pl.LazyFrame", spec: Spec, window: Window | None) -> "pl.L
         return rows
     time = pl.col(spec.event_time)
     return rows.filter(((time >= window.start) & (time < window.end)) | time.is_null())
-
-
-def _null(name: str) -> "pl.Expr":
-    import polars as pl
-
-    return pl.col(name).is_null()
 
 
 def _refuse_bad_values(rows: "pl.DataFrame", spec: Spec) -> None:
@@ -298,13 +315,14 @@ def _no_rows(opened: Sequence[OpenTable], spec: Spec, window: Window | None) -> 
 
     tables = {table.name: _scan(table, spec, None) for table in opened}
     raw = _joined(tables, spec)
-    times = _cast(raw, spec, dict(raw.collect_schema())).select(pl.col(spec.event_time)).collect().to_series().drop_nulls()
+    declared = _cast(raw, spec, dict(raw.collect_schema()))
+    times = declared.select(pl.col(spec.event_time)).collect().to_series().drop_nulls()
     if times.is_empty() or window is None:
         return BadData(f"{spec.name} has no rows at all.", hint="Look at its sources and its query.")
     first, last = _day(times.min()), _day(times.max())
-    side = f"the data end {last}" if last < window.start else f"the data begin {first}"
+    side = f"the data ends {last}" if last < window.start else f"the data begins {first}"
     if first < window.start <= last:
-        side = "the data have a gap there"
+        side = "the data has a gap there"
     return BadData(
         f"{in_words(window)} has no rows in {spec.name} ({side}).", hint=f"Choose a window inside {first} … {last}."
     )
@@ -330,17 +348,17 @@ def _unreadable(
     """What to raise for an error of Polars. Its text is passed on only where it is about names, not about values."""
     import polars as pl
 
-    match error:
-        case pl.exceptions.ColumnNotFoundError() if spec.query:
-            name = str(error).split('"')[1] if '"' in str(error) else "?"
-            known = [column for table in tables for column in table.collect_schema().names()]
-            return SpecError(
-                f"{where(spec, 'query')}: query: column {name!r} is not in the source.{did_you_mean(name, known)}"
-            )
-        case pl.exceptions.SQLInterfaceError() | pl.exceptions.SQLSyntaxError():
-            return SpecError(f"{where(spec, 'query')}: query: {str(error).splitlines()[0]}.")
-        case _ if sample is not None:
-            return _Guessed()
+    about_names = isinstance(error, (pl.exceptions.ColumnNotFoundError, pl.exceptions.SQLInterfaceError))
+    if spec.query and about_names:
+        said = str(error).splitlines()[0]
+        missing = _NO_COLUMN.match(said)
+        known = [column for table in tables for column in table.collect_schema().names()]
+        what = (
+            f"column {missing[1]!r} is not in the source.{did_you_mean(missing[1], known)}" if missing else f"{said}."
+        )
+        return SpecError(f"{where(spec, 'query')}: query: {what}")
+    if sample is not None:
+        return _Guessed()
     hint = "Look for lines with too many fields, for text that is not UTF-8, or for a query that mixes types."
     return BadData(f"{spec.name} cannot be read ({type(error).__name__}).", hint=hint)
 

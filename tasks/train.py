@@ -50,12 +50,17 @@ def fit(frame: "pl.DataFrame", spec: Spec) -> "Pipeline":
     _check_rows(seen, target, spec)
     pipeline = Pipeline([("encode", encoder(seen, spec)), ("estimate", estimator(spec))])
     try:
-        return pipeline.fit(seen, target)
+        pipeline.fit(seen, target)
     except ValueError as refused:  # rows were checked before, so what is left to refuse is a parameter
         raise SpecError(
             f"{where(spec, 'estimator')}: {spec.estimator.kind} cannot be fitted. {' '.join(str(refused).split())}",
             hint="Mend its parameters.",
         ) from refused
+    if spec.estimator.kind == "hist_gradient_boosting":
+        # scikit-learn keeps in the model how many threads it had here: no part of what was learnt, yet another
+        # digest on another machine. Predicting counts its threads anew.
+        pipeline["estimate"]._bin_mapper.n_threads = 1
+    return pipeline
 
 
 def estimator(spec: Spec) -> "ClassifierMixin":
@@ -75,8 +80,7 @@ def encoder(seen: "pd.DataFrame", spec: Spec) -> "ColumnTransformer":
     from sklearn.compose import ColumnTransformer
 
     text = list(seen.select_dtypes("object").columns)
-    # A column without any value still needs one category; no row ever has it.
-    categories = [sorted(seen[name].dropna().unique()) or [""] for name in text]
+    categories = [sorted(seen[name].dropna().unique()) for name in text]
     trees = spec.estimator.kind == "hist_gradient_boosting"
     return ColumnTransformer(
         [
@@ -173,8 +177,13 @@ def _check_rows(seen: "pd.DataFrame", target: "np.ndarray[tuple[int], np.dtype[n
             f"{spec.name}: target {spec.target.column!r} has only one class in {len(target):,} training rows.",
             hint="Choose a longer window, or mend target.positive.",
         )
-    for name in seen.select_dtypes("number").columns:
-        if np.isinf(seen[name]).any():
+    for name in seen.columns:
+        if seen[name].isna().all():
+            raise BadData(
+                f"{spec.name}: feature {name!r} has no value in {len(target):,} training rows.",
+                hint="Choose a longer window, or take it out of the features.",
+            )
+        if seen[name].dtype != object and np.isinf(seen[name]).any():
             raise BadData(f"{spec.name}: feature {name!r} has infinite values.", hint="Derive it so that it cannot.")
 
 
@@ -219,4 +228,4 @@ def _scaled() -> "TransformerMixin":
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    return make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
+    return make_pipeline(SimpleImputer(strategy="median"), StandardScaler())

@@ -30,9 +30,9 @@ os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when Great Expectations is 
 
 RuleSeverity = Literal["warning", "critical"]
 
-# How a spec's dtype looks in the pandas frame that Great Expectations is given.
+# How a spec's dtype looks in the pandas frame that Great Expectations is given. Integers: `_typed`.
 PANDAS_DTYPE: dict[Dtype, str] = {
-    "integer": "Int64", "float": "float64", "string": "string", "boolean": "boolean",
+    "float": "float64", "string": "string", "boolean": "boolean",
     "date": "datetime64[s]", "datetime": "datetime64[us]",
 }  # fmt: skip
 
@@ -174,9 +174,7 @@ def _rules_of_column(column: Column, *, masked: bool) -> Iterator[Rule]:
 
     name, severity, grave = column.name, column.severity, FailureSeverity(column.severity)
     if not masked:
-        wanted = PANDAS_DTYPE[column.dtype]
-        typed = gxe.ExpectColumnTypeToBe(column=name, type_=wanted, severity=FailureSeverity.CRITICAL)
-        yield Rule("type", name, "critical", typed, _limits(dtype=column.dtype), by_row=False)
+        yield Rule("type", name, "critical", _typed(column), _limits(dtype=column.dtype), by_row=False)
     if column.nulls < 1:
         present = gxe.ExpectColumnValuesToNotBeNull(column=name, mostly=round(1 - column.nulls, 9), severity=grave)
         yield Rule("nulls", name, severity, present, _limits(share=column.nulls), by_row=column.nulls == 0)
@@ -191,6 +189,18 @@ def _rules_of_column(column: Column, *, masked: bool) -> Iterator[Rule]:
     if column.values is not None:
         listed = gxe.ExpectColumnValuesToBeInSet(column=name, value_set=list(column.values), severity=grave)
         yield Rule("values", name, severity, listed, _limits(values=list(column.values)))
+
+
+def _typed(column: Column) -> "Demand":
+    from great_expectations import expectations as gxe
+    from great_expectations.expectations.metadata_types import FailureSeverity
+
+    if column.dtype == "integer":
+        return gxe.ExpectColumnValuesToBeInTypeList(
+            column=column.name, type_list=["int64", "Int64Dtype"], severity=FailureSeverity.CRITICAL
+        )
+    wanted = PANDAS_DTYPE[column.dtype]
+    return gxe.ExpectColumnTypeToBe(column=column.name, type_=wanted, severity=FailureSeverity.CRITICAL)
 
 
 def _limits(**limits: object) -> tuple[Named, ...]:
@@ -252,7 +262,7 @@ def _for_pandas(frame: "pl.DataFrame") -> "pd.DataFrame":
     """`frame` in the types of PANDAS_DTYPE. NaN counts as missing here, as it does for a model."""
     import pandas as pd
 
-    return pd.DataFrame({series.name: _column(series) for series in frame.iter_columns()}, copy=False)
+    return pd.DataFrame({series.name: _column(series) for series in frame.iter_columns()})
 
 
 def _column(series: "pl.Series") -> "pd.api.extensions.ExtensionArray | np.ndarray[tuple[int], np.dtype[np.generic]]":
@@ -268,6 +278,8 @@ def _column(series: "pl.Series") -> "pd.api.extensions.ExtensionArray | np.ndarr
         return series.dt.replace_time_zone(None).cast(pl.Datetime("us")).to_numpy()
     if series.dtype == pl.Boolean:
         return pd.arrays.BooleanArray(series.fill_null(False).to_numpy(writable=True), series.is_null().to_numpy())
+    if series.dtype.is_integer() and not series.null_count():
+        return series.to_numpy()
     if series.dtype.is_integer():
         return pd.arrays.IntegerArray(series.fill_null(0).to_numpy(writable=True), series.is_null().to_numpy())
     text = series.cast(pl.String).rechunk()

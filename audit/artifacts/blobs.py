@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SCHEME = "artifact://sha256/"
 _ADDRESS = re.compile(r"artifact://sha256/([0-9a-f]{64})")
+_SECRET_PARTS = re.compile(r"(?<=://)[^/\s\"@]*@|\?[^\s\"]*")  # of an URL: user and password, the query
 _CHUNK_BYTES = 1 << 20
 
 
@@ -130,16 +131,12 @@ def _hex(address: str) -> str:
 
 
 def _root_shown() -> str:
-    """The root for people: without user, password and query."""
     url = settings().artifacts_url
-    if folder := _folder(url):
-        return str(folder)
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    return str(_folder(url) or _SECRET_PARTS.sub("", url))
 
 
 def _unreachable(what_failed: str, broken: Exception) -> ArtifactUnavailable:
-    reason = str(broken).partition("\n")[0]  # the rest is obstore's own debug output
+    reason = _SECRET_PARTS.sub("", str(broken).partition("\n")[0])  # further lines are obstore's own debug output
     return ArtifactUnavailable(
         f"Artifacts cannot be {what_failed} under {_root_shown()} ({reason}).",
         hint="Make room or give access, or set AUDIT_ARTIFACTS_URL to a root that can be written.",

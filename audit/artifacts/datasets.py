@@ -9,18 +9,18 @@ u64 is 8 bytes, u32 4 bytes, little-endian; text(t) is u64(bytes) and t in UTF-8
 lowest bit of a byte first, the last byte filled with zeros; a row is valid (1) if it is not null. Columns and rows
 are in the dataset's order. `values`, where a null row has zeros, false or no bytes:
 
-    dtype (exact text)                                              values
-    int8 int16 int32 int64 uint8 uint16 uint32 uint64               two's complement, little-endian, in the dtype's width
-    float32 float64                                                 IEEE 754, little-endian; every NaN is 7fc00000 or
-                                                                    7ff8000000000000, -0.0 is 0.0
-    bool                                                            bits(value)
-    string, binary, categorical                                     u32(bytes of the row) for all rows, then all rows'
-                                                                    bytes without a gap; text in UTF-8
-    date                                                            int32, days since 1970-01-01
-    time                                                            int64, nanoseconds since midnight
-    datetime[<unit>] datetime[<unit>,<zone>] duration[<unit>]       int64, in units (ms, us, ns) since 1970-01-01 (UTC
-                                                                    where there is a zone)
-    null                                                            none
+    dtype (exact text)                                           values
+    int8 int16 int32 int64 uint8 uint16 uint32 uint64            two's complement, little-endian, as wide as the dtype
+    float32 float64                                              IEEE 754, little-endian; every NaN is 7fc00000 or
+                                                                 7ff8000000000000, -0.0 is 0.0
+    bool                                                         bits(value)
+    string, binary, categorical                                  u32(bytes of the row) for all rows, then all rows'
+                                                                 bytes without a gap; text in UTF-8
+    date                                                         int32, days since 1970-01-01
+    time                                                         int64, nanoseconds since midnight
+    datetime[<unit>] datetime[<unit>,<zone>] duration[<unit>]    int64, in units (ms, us, ns); a datetime since
+                                                                 1970-01-01, in UTC where there is a zone
+    null                                                         none
 
 `categorical` is any dictionary-encoded text (Polars' Categorical and Enum); its categories and their order do not
 count, nor do chunks, slices, the file's bytes and the version of any library.
@@ -51,9 +51,7 @@ def put(frame: "pl.DataFrame", name: str) -> DatasetVersion:
     """
     content = digest(frame)
     address = blobs.put(_parquet(frame))
-    return DatasetVersion(
-        address=address, digest=content, name=name, version=_number(name, content), rows=frame.height
-    )
+    return DatasetVersion(address=address, digest=content, name=name, version=_number(name, content), rows=frame.height)
 
 
 def read(reference: DatasetVersion) -> "pl.DataFrame":

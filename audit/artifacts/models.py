@@ -63,6 +63,10 @@ def load(reference: ModelVersion) -> "Pipeline":
             f"Model {reference.name} at {reference.address} holds types that are not trusted: {', '.join(foreign)}.",
             hint="Build the model from scikit-learn's own estimators.",
         ) from refused
+    except zipfile.BadZipFile:
+        raise ArtifactUnavailable(
+            f"{reference.address} is not a model.", hint=f"Look at what put it on record as model {reference.name}."
+        ) from None
     return model
 
 

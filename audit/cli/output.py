@@ -75,16 +75,28 @@ def table(head: Sequence[str], rows: Iterable[Sequence["str | Text"]], numbers: 
     return made
 
 
-def facts(*named: "tuple[str, str | Text]") -> "Table":
-    """A name and what it says, one a line."""
+def columns(rows: "Iterable[Sequence[str | Text]]") -> "Table":
+    """Rows below each other without a head; the last column takes what room is left."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-    made.add_column(no_wrap=True)
-    made.add_column(overflow="fold")
-    for name, said in named:
-        made.add_row(styled(name, "bold"), styled(said) if isinstance(said, str) else said)
+    for row in rows:
+        made.add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in row))
+    for column in made.columns[:-1]:
+        column.no_wrap = True
     return made
+
+
+def joined(between: str, parts: "Sequence[Text]") -> "Text":
+    """The parts in one text, each keeping its style."""
+    from rich.text import Text
+
+    return Text(between).join(parts)
+
+
+def facts(*named: "tuple[str, str | Text]") -> "Table":
+    """A name and what it says, one a line."""
+    return columns((styled(name, "bold"), said) for name, said in named)
 
 
 def styled(text: str, style: str = "") -> "Text":

@@ -23,10 +23,12 @@ ORIGIN = re.compile(r"[^\s+\x00-\x1f]{1,200}")  # a name as C2SP signed-note has
 
 
 def init(
-    origin: Annotated[str, typer.Option(help="Name of this log for ever, for example acme.example/fraud.")] = "",
+    origin: Annotated[
+        str, typer.Option(metavar="NAME", help="Name of this log for ever, for example acme.example/fraud.")
+    ] = "",
     as_json: output.AsJson = False,
 ) -> None:
-    """Make the store, its mask key and its origin. Harmless where they are there.
+    """Make the store, its mask key and its origin. Harmless where they exist.
 
     Example: audit init --origin acme.example/fraud
     """
@@ -54,7 +56,7 @@ def init(
 
 
 def status(as_json: output.AsJson = False) -> None:
-    """Where the record lives, how much is in it, and whether anything waits or was lost.
+    """Say where the record lives and how much is in it. Also whether anything waits or was lost.
 
     Example: audit status --json
     """
@@ -100,7 +102,7 @@ def status_of(where: Settings) -> Status:
     return Status(
         store=str(sqlite_path(where.database_url)),
         schema=HEAD,
-        origin=opened.payload["origin"] if opened else None,
+        origin=opened.payload.get("origin") if opened else None,
         mask_key=key,
         mask_key_problem=problem,
         mode=where.mode,
@@ -127,8 +129,9 @@ def _mask_key(where: Settings, store: "AuditStore") -> tuple[str | None, str | N
     except KeyUnavailable as gone:
         return None, str(gone)
     made = next(read.events(store, types=("key.created",), newest_first=False, limit=1), None)
-    if made and made.payload["fingerprint"] != found:
-        return found, f"another key than the recorded {made.payload['fingerprint']}; put the right one back"
+    recorded = made.payload.get("fingerprint") if made else None
+    if recorded not in (None, found):
+        return found, f"{found} is another key than the recorded {recorded}; put the right one back"
     return found, None
 
 
@@ -145,15 +148,26 @@ def _artifacts(url: str) -> tuple[str, int | None, int | None]:
     if parts.scheme not in ("", "file"):
         return f"{parts.scheme}://{parts.hostname or ''}{parts.path}", None, None
     folder = Path(unquote(parts.path) if parts.scheme else url)
-    sizes = [os.stat(Path(at, name)).st_size for at, _, names in os.walk(folder) for name in names]
+    sizes = [_size(Path(at, name)) for at, _, names in os.walk(folder) for name in names]
     return str(folder), len(sizes), sum(sizes)
+
+
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # it had a temporary name and was renamed meanwhile
+        return 0
 
 
 def _for_people(found: Status) -> "Table":
     held = f"{found.events:,} events · {found.flow_runs:,} flow runs · {found.task_runs:,} task runs"
     newest = f" · newest {output.day_and_time(found.newest_event_at)} UTC" if found.newest_event_at else ""
     key = output.styled(found.mask_key_problem, "red") if found.mask_key_problem else f"{found.mask_key} (mode 0600)"
-    size = "" if found.artifact_bytes is None else f" · {found.artifact_files:,} files · {_megabytes(found.artifact_bytes)}"
+    size = (
+        ""
+        if found.artifact_bytes is None
+        else f" · {found.artifact_files:,} files · {_megabytes(found.artifact_bytes)}"
+    )
     return output.facts(
         ("store", f"{found.store} · schema {found.schema}"),
         ("origin", found.origin or "not set: run `audit init`"),

@@ -53,7 +53,8 @@ def hashed(column: "pl.Series", key: bytes) -> "pl.Series":
 
 def keyed(key: bytes, *parts: str) -> str:
     """HMAC-SHA-256 over `parts`, joined by 0x00, as hex."""
-    return hmac.new(key, b"\x00".join(part.encode("utf-8", "surrogatepass") for part in parts), hashlib.sha256).hexdigest()
+    message = b"\x00".join(part.encode("utf-8", "surrogatepass") for part in parts)
+    return hmac.new(key, message, hashlib.sha256).hexdigest()
 
 
 def _canonical(values: "pl.Series") -> list[str]:

@@ -279,7 +279,7 @@ def _record_raised(task: AnyTask, task_run: TaskRun, raised: Exception) -> None:
 def _record_returned_failure(task: AnyTask, task_run: TaskRun, returned: State[Any]) -> None:
     error = hooks.error_of(returned)
     assert error is not None, "a failed state stands for an error"
-    hooks.record_failed_attempt(task, task_run, error, WRAPPER)
+    hooks.record_failed_attempt(task, task_run, error, WRAPPER, at=returned.timestamp)
 
 
 def _strict() -> bool:

@@ -4,18 +4,21 @@ YAML is read as 1.2 reads booleans (`on`, `no` and `yes` are text), without tags
 stands twice is an error, and aliases cannot multiply a small file into a big one.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from yaml import MappingNode, MarkedYAMLError, Node, SafeLoader, ScalarNode, SequenceNode, YAMLError
+from yaml.constructor import ConstructorError
 
 from audit.errors import SpecError
 from audit.events.canonical import canonical, clean, digest_of
-from audit.spec.model import Spec
+from audit.spec.model import Handling, Spec
 
 if TYPE_CHECKING:
     import polars as pl
@@ -24,6 +27,11 @@ if TYPE_CHECKING:
 MAX_NODES = 20_000  # of the document with its aliases followed
 MAX_DEPTH = 20
 SCORE = "score"  # the model's own output, among the watched columns
+
+# Polars' words for what is wrong whatever columns the tables have.
+_ABOUT_SYNTAX = ("sql parser error", "unsupported", "one (and only one)")
+_NO_TABLE = re.compile(r"relation '([^']*)' was not found")
+_READS_FILES = re.compile(r"\bread_\w+\s*\(", re.IGNORECASE)  # Polars' table functions: read_csv('...')
 
 Keys = tuple[str | int, ...]
 
@@ -38,7 +46,7 @@ class Finding:
 
 def load_spec(path: str | Path) -> Spec:
     """The spec in the file at `path`. Raises SpecError with the first error and the number of others."""
-    return parse_spec(_text_of(Path(path)), str(path))
+    return parse_spec(_text_of(Path(path)), str(Path(path).absolute()))
 
 
 def parse_spec(text: str, name: str) -> Spec:
@@ -82,8 +90,12 @@ def where(spec: Spec, *keys: str | int) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or nothing where no known name is near."""
-    near = get_close_matches(name, list(known), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = _nearest(name, known)
+    return f" Did you mean {near!r}?" if near else ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    return next(iter(get_close_matches(name, list(known), n=1)), None)
 
 
 def _text_of(path: Path) -> str:
@@ -100,25 +112,31 @@ def _text_of(path: Path) -> str:
 def _checked(text: str, name: str) -> tuple[Spec | None, list[str]]:
     """The spec where its sections are well formed, and all that is wrong, in the file's order."""
     node = _composed(text, name)
-    loaded = _constructed(text, name)
     try:
-        spec = Spec.model_validate(loaded).loaded_from(name)
+        spec = Spec.model_validate(_constructed(node, name)).loaded_from(name)
         findings = list(_contradictions(spec))
     except ValidationError as error:
-        spec, findings = None, [_of_pydantic(detail) for detail in error.errors()]
+        spec, findings = None, list(_of_pydantic(error.errors()))
     lines = _Lines(node)
     placed = sorted({(lines.of(finding.keys), finding.what) for finding in findings})
     return spec, [f"{Path(name).name}:{line}: {what}" for line, what in placed]
 
 
 class _Loader(SafeLoader):
-    """PyYAML reads 1.1, where `on` and `no` are booleans; here only true and false are."""
+    """PyYAML reads 1.1, where `on` and `no` are booleans; here only true and false are. A 30 February has a line."""
+
+    def construct_yaml_timestamp(self, node: ScalarNode) -> date:
+        try:
+            return super().construct_yaml_timestamp(node)
+        except ValueError as error:
+            raise ConstructorError(None, None, str(error), node.start_mark) from None
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"
-    ]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
     for first, resolvers in SafeLoader.yaml_implicit_resolvers.items()
 }
 
@@ -127,7 +145,7 @@ def _composed(text: str, name: str) -> MappingNode:
     """The document's nodes, which know their lines; sound enough to be constructed."""
     try:
         node = _Loader(text).get_single_node()
-    except YAMLError as error:
+    except (YAMLError, RecursionError) as error:
         raise _not_yaml(error, name) from None
     if node is None:
         raise SpecError(f"{Path(name).name} is empty.", hint="Begin from flows/specs/flights.yaml.")
@@ -139,10 +157,10 @@ def _composed(text: str, name: str) -> MappingNode:
     return node
 
 
-def _constructed(text: str, name: str) -> object:
+def _constructed(node: MappingNode, name: str) -> object:
     try:
-        return _Loader(text).get_single_data()
-    except (YAMLError, ValueError) as error:  # ValueError: a date like 2013-02-30
+        return _Loader("").construct_document(node)
+    except YAMLError as error:
         raise _not_yaml(error, name) from None
 
 
@@ -197,14 +215,27 @@ def _child(node: Node, key: str | int) -> tuple[Node, Node] | None:
     return None
 
 
-def _of_pydantic(detail: "ErrorDetails") -> Finding:
+def _of_pydantic(details: "list[ErrorDetails]") -> Iterator[Finding]:
+    """One finding for each; a key that is missing because it is misspelt is told once, as misspelt."""
+    misspelt = {
+        (*keys[:-1], near)
+        for detail in details
+        if detail["type"] == "extra_forbidden"
+        and (near := _nearest(str((keys := detail["loc"])[-1]), _fields_at(keys)))
+    }
+    for detail in details:
+        if detail["type"] != "missing" or detail["loc"] not in misspelt:
+            yield _finding(detail)
+
+
+def _finding(detail: "ErrorDetails") -> Finding:
     keys: Keys = detail["loc"]
-    last, shown = keys[-1] if keys else "", _dotted(keys)
+    last, shown = str(keys[-1]) if keys else "", _dotted(keys)
     match detail["type"]:
         case "missing":
-            return Finding(keys[:-1], f"{shown!r} is missing.")
+            return Finding(keys[:-1], f"{shown} is missing.")
         case "extra_forbidden":
-            return Finding(keys, f"{last!r} is no key that a spec knows.{did_you_mean(str(last), _fields_at(keys[:-1]))}")
+            return Finding(keys, f"{last!r} is no key that a spec knows.{did_you_mean(last, _fields_at(keys))}")
         case "literal_error":
             allowed = str(detail.get("ctx", {}).get("expected", ""))
             choices = allowed.replace(" or ", ", ").replace("'", "").split(", ")
@@ -220,10 +251,10 @@ def _dotted(keys: Keys) -> str:
 
 
 def _fields_at(keys: Keys) -> list[str]:
-    """The keys that the section at `keys` may have."""
+    """The keys that may stand where the last of `keys` does."""
     part: type[BaseModel] = Spec
     named_by_user = False
-    for key in keys:
+    for key in keys[:-1]:
         if isinstance(key, int) or named_by_user or key not in part.model_fields:
             named_by_user = False
             continue
@@ -276,7 +307,7 @@ def _unknown_names(spec: Spec) -> Iterator[Finding]:
         if name not in known:
             yield Finding(keys, f"column {name!r} is not declared.{did_you_mean(name, known)}")
         elif declared.get(name) == "drop":
-            yield Finding(keys, f"column {name!r} is dropped at ingest. Give it another handling, or leave it out here.")
+            yield Finding(keys, f"column {name!r} is dropped at ingest. Keep or hash it, or leave it out here.")
     if spec.entity_key is not None and spec.entity_key not in declared:
         yield Finding(
             ("entity_key",), f"column {spec.entity_key!r} is not declared.{did_you_mean(spec.entity_key, declared)}"
@@ -314,7 +345,7 @@ def _bad_sql(spec: Spec) -> Iterator[Finding]:
     if spec.query is None and len(spec.sources) > 1:
         yield Finding(("sources",), "more than one source needs a `query` that joins them.")
     if spec.query is not None and (problem := _query_problem(spec)):
-        yield Finding(("query",), f"query: {problem}.")
+        yield Finding(("query",), f"query: {problem}")
     handled = {column.name: spec.handling(column) for column in spec.columns}
     known = list(handled)
     for index, derived in enumerate(spec.derive):
@@ -328,23 +359,29 @@ def _bad_sql(spec: Spec) -> Iterator[Finding]:
 
 
 def _bad_expression(
-    keys: Keys, name: str, parsed: "pl.Expr", known: Sequence[str], handled: dict[str, str]
+    keys: Keys, name: str, parsed: "pl.Expr", known: Sequence[str], handled: Mapping[str, Handling]
 ) -> Iterator[Finding]:
     for used in dict.fromkeys(parsed.meta.root_names()):
         if used not in known:
-            yield Finding(keys, f"sql of {name!r}: column {used!r} is not declared before it.{did_you_mean(used, known)}")
+            near = did_you_mean(used, known)
+            yield Finding(keys, f"sql of {name!r}: column {used!r} is not declared before it.{near}")
         elif handled.get(used) == "drop":
             yield Finding(keys, f"sql of {name!r}: column {used!r} is dropped at ingest.")
 
 
 def _query_problem(spec: Spec) -> str | None:
-    """What the SQL parser says against the query; whether tables and columns exist is seen at ingest."""
+    """What the SQL parser says against the query; whether its columns exist is seen at ingest."""
     import polars as pl
 
+    if _READS_FILES.search(spec.query or ""):
+        return "it may read only what stands under `sources`, so that all that is read goes on record."
     try:
-        pl.SQLContext({name: pl.LazyFrame() for name in spec.sources}).execute(spec.query or "")
+        pl.SQLContext({name: pl.LazyFrame() for name in spec.sources}).execute(spec.query or "").collect_schema()
     except (pl.exceptions.SQLSyntaxError, pl.exceptions.SQLInterfaceError) as error:
-        return _first_line(error)
+        said = _first_line(error)
+        if missing := _NO_TABLE.match(said):
+            return f"{missing[1]!r} is no source.{did_you_mean(missing[1], spec.sources)}"
+        return f"{said}." if said.startswith(_ABOUT_SYNTAX) else None
     except pl.exceptions.PolarsError:
         return None
     return None
@@ -380,10 +417,10 @@ def leaks(spec: Spec) -> Iterator[Finding]:
         if source:
             late[derived.name] = source
         if source and derived.role == "feature":
-            through = "is" if source == derived.name else f"uses {source!r}, which is"
+            known = "is known" if source == derived.name else f"uses {source!r}, which is known"
             yield Finding(
                 ("derive", index, "name"),
-                f"{derived.name!r} {through} known only at the outcome, so it cannot be a feature. Give it `role: info`.",
+                f"{derived.name!r} {known} only at the outcome, so it cannot be a feature. Give it `role: info`.",
             )
     yield from _untold_target(spec, late)
 

@@ -213,7 +213,8 @@ def task_run_counts(store: AuditStore, flow_run_ids: Collection[str]) -> dict[st
     counted = _rows(
         store,
         """SELECT flow_run_id, count(DISTINCT task_run_id) AS task_runs FROM event
-            WHERE flow_run_id IN (SELECT value FROM json_each(:ids)) AND task_run_id IS NOT NULL GROUP BY flow_run_id""",
+            WHERE flow_run_id IN (SELECT value FROM json_each(:ids)) AND task_run_id IS NOT NULL
+            GROUP BY flow_run_id""",
         {"ids": _json(flow_run_ids)},
     )
     return {row["flow_run_id"]: row["task_runs"] for row in counted}
@@ -280,7 +281,7 @@ def models(store: AuditStore) -> list[RegisteredModel]:
             steps.setdefault((step.payload["spec"], step.payload["version"]), []).append(step)
     judged = {e.payload["model"]["digest"]: e.payload for e in _told(store, "model.evaluated")}
     trained = {e.payload["model"]["digest"]: e.payload["trained_on"] for e in _told(store, "model.trained")}
-    champions = {spec: champion(store, spec) for spec, _ in steps}
+    champions = {spec: champion(store, spec) for spec in {spec for spec, _ in steps}}
     return [
         RegisteredModel(
             spec=spec,

@@ -111,8 +111,6 @@ def processes():
     made["completed"] += 6
     futures = in_process.map(range(6))
     assert os.getpid() not in {pid for _, pid in futures.result()}
-    made["crashed"] += 1
-    leaves.submit().wait()
 
 
 @flow
@@ -144,8 +142,8 @@ def everything():
         pass
     made["completed"] += 1
     assert list(counts(3)) == [0, 1, 2]
-    made["completed"] += 1
-    next(iter(counts(3)))
+    made["rolled_back"] += 1
+    next(iter(counts(3)))  # Prefect completes a generator that is left early, then rolls it back
     made["completed"] += 2
     outer(1)
     made["completed"] += 1

@@ -1,0 +1,232 @@
+"""A spec's errors: one line that names the file's line, the thing and the fix."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+import yaml
+
+from audit.errors import SpecError
+from audit.spec.load import line_of, load_spec, parse_spec, spec_digest, spec_errors, where
+from audit.spec.model import Spec
+
+FLIGHTS = Path(__file__).parents[3] / "flows" / "specs" / "flights.yaml"
+
+TRIPS = """\
+name: trips
+title: Trips that take too long
+sources:
+  trips: {file: trips.csv}
+event_time: started
+entity_key: rider
+columns:
+  - {name: started, dtype: datetime, role: time}
+  - {name: rider, dtype: string, role: key, pii: quasi}
+  - {name: phone, dtype: string, pii: direct, role: info}
+  - {name: miles, dtype: float, min: 0}
+  - {name: minutes, dtype: float, role: info, known_at: outcome}
+  - {name: zone, dtype: string}
+derive:
+  - {name: late, sql: minutes > 30, dtype: boolean, role: target, known_at: outcome}
+  - {name: hour, sql: EXTRACT(hour FROM started), dtype: integer}
+target: {column: late}
+drift:
+  watch: [miles, zone, score]
+  share: 0.5
+slices: [zone]
+schedule: {train_from: 2024-01-01, train_months: 3}
+alerts:
+  on: [drift]
+"""
+
+
+def changed(old: str, new: str) -> str:
+    assert TRIPS.count(old) == 1, old
+    return TRIPS.replace(old, new)
+
+
+def error_of(text: str) -> str:
+    with pytest.raises(SpecError) as raised:
+        parse_spec(text, "/home/anna/trips.yaml")
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_the_spec_that_ships_is_without_error() -> None:
+    assert spec_errors(FLIGHTS) == []
+    assert "arr_delay" not in load_spec(FLIGHTS).features()
+
+
+def test_a_good_spec_knows_its_sections_and_reads_on_as_a_word() -> None:
+    spec = parse_spec(TRIPS, "trips.yaml")
+
+    assert spec.features() == ["miles", "zone", "hour"]
+    assert spec.alerts.on == ("drift",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("title: Trips", "titel: Trips", "trips.yaml:2: 'titel' is no key that a spec knows. Did you mean 'title'?"),
+        ("title: Trips that take too long\n", "", "trips.yaml:1: title is missing."),
+        (
+            "name: miles, dtype",
+            "name: miles, dtpye",
+            "trips.yaml:11: 'dtpye' is no key that a spec knows. Did you mean",
+        ),
+        (
+            "{file: trips.csv}",
+            "{fiel: trips.csv}",
+            "trips.yaml:4: 'fiel' is no key that a spec knows. Did you mean 'file'",
+        ),
+        ("dtype: float, min: 0", "dtype: flaot, min: 0", "trips.yaml:11: columns.4.dtype: 'flaot' is none of"),
+        ("  share: 0.5\n", "  share: 2\n", "trips.yaml:20: drift.share: input should be less than or equal to 1."),
+        ("event_time: started", "event_time: startet", "trips.yaml:5: column 'startet' is not declared. Did you mean"),
+        ("entity_key: rider", "entity_key: ridr", "trips.yaml:6: column 'ridr' is not declared. Did you mean 'rider'?"),
+        ("{column: late}", "{column: lat}", "trips.yaml:17: column 'lat' is not declared. Did you mean 'late'?"),
+        ("[miles, zone, score]", "[mils, zone, score]", "trips.yaml:19: column 'mils' is not declared. Did you mean"),
+        ("slices: [zone]", "slices: [zon]", "trips.yaml:21: column 'zon' is not declared. Did you mean 'zone'?"),
+        ("slices: [zone]", "slices: [phone]", "trips.yaml:21: column 'phone' is dropped at ingest."),
+        ("FROM started)", "FROM startd)", "trips.yaml:16: sql of 'hour': column 'startd' is not declared before it."),
+        ("FROM started)", "FROM phone)", "trips.yaml:16: sql of 'hour': column 'phone' is dropped at ingest."),
+        ("sql: minutes > 30", "sql: minutes >", "trips.yaml:15: sql of 'late': unable to parse"),
+        ("name: zone, dtype", "name: miles, dtype", "trips.yaml:13: column 'miles' is declared twice."),
+        ("name: hour, sql", "name: score, sql", "trips.yaml:16: 'score' is the name of the model's output."),
+        ("min: 0}", "min: 9, max: 1}", "trips.yaml:11: min of 'miles' is above its max."),
+        ("dtype: datetime", "dtype: string", "trips.yaml:8: the event time 'started' must be a date or datetime."),
+        ("name: trips\n", "name: Trips\n", "trips.yaml:1: name: use small letters, digits"),
+        ("trips: {file: trips.csv}", "trips: {file: a.csv}\n  b: {file: b.csv}", "trips.yaml:3: more than one source"),
+        ("train_months: 3", "train_months: x", "trips.yaml:22: schedule.train_months: input should be a valid integer"),
+        ("title: Trips", "title: [Trips", "trips.yaml:3: not YAML that a spec may use"),
+        ("title: Trips", "title: !!python/object:os.system Trips", "trips.yaml:2: not YAML that a spec may use"),
+        ("2024-01-01", "2024-02-30", "trips.yaml:22: not YAML that a spec may use: day is out of range for month."),
+        ("title: Trips", "name: twice\ntitle: Trips", "trips.yaml:2: 'name' stands twice. Remove one."),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_an_error_names_line_thing_and_fix(old: str, new: str, expected: str) -> None:
+    assert error_of(changed(old, new)).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "leaking"),
+    [
+        (
+            "name: minutes, dtype: float, role: info",
+            "name: minutes, dtype: float, role: feature",
+            "'minutes' is known only",
+        ),
+        ("sql: EXTRACT(hour FROM started), dtype: integer", "sql: minutes * 2, dtype: float", "'hour' uses 'minutes'"),
+        (
+            "  - {name: hour, sql: EXTRACT(hour FROM started), dtype: integer}",
+            "  - {name: half, sql: minutes, dtype: float, role: info}\n  - {name: hour, sql: half + 1, dtype: float}",
+            "'hour' uses 'minutes'",
+        ),
+        ("role: target, known_at: outcome}", "known_at: outcome}", "'late' is known only at the outcome"),
+    ],
+    ids=["declared", "derived", "derived through another", "the target"],
+)
+def test_what_is_known_only_afterwards_is_no_feature(old: str, new: str, leaking: str) -> None:
+    assert leaking in error_of(changed(old, new))
+
+
+def test_a_target_must_be_declared_as_known_only_afterwards() -> None:
+    spec = TRIPS.replace("role: info, known_at: outcome", "role: info").replace(
+        "role: target, known_at: outcome", "role: target"
+    )
+
+    assert "the target 'late' is known only afterwards" in error_of(spec)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("SELEC * FROM trips", "query: sql parser error"),
+        ("SELECT * FROM trip", "query: 'trip' is no source. Did you mean 'trips'?"),
+        ("SELECT miels FROM trips", None),
+        ("SELECT a.miles FROM trips a JOIN trips b ON a.rider = b.rider WHERE b.miles > 3", None),
+        ("SELECT * FROM READ_CSV('/etc/passwd')", "query: it may read only what stands under `sources`"),
+    ],
+)
+def test_a_query_is_parsed_and_reads_only_the_sources(query: str, expected: str | None) -> None:
+    text = changed("event_time:", f'query: "{query}"\nevent_time:')
+
+    if expected is None:
+        assert parse_spec(text, "trips.yaml").query == query
+    else:
+        assert error_of(text).startswith(f"trips.yaml:5: {expected}")
+
+
+def test_all_errors_are_told_in_the_files_order_and_the_first_says_how_many_more(tmp_path: Path) -> None:
+    file = tmp_path / "trips.yaml"
+    file.write_text(changed("slices: [zone]", "slices: [zon, mile]").replace("{column: late}", "{column: lat}"))
+
+    errors = spec_errors(file)
+
+    assert [error.split(":")[1] for error in errors] == ["17", "21", "21"]
+    with pytest.raises(SpecError, match=r"^trips\.yaml:17: .*\(and 2 more\)$"):
+        load_spec(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "is empty"),
+        ("# nothing\n", "is empty"),
+        ("- a\n- b\n", "a spec is a mapping"),
+        ("just text", "a spec is a mapping"),
+        (
+            "a: &a [1]\nb: &b [*a, *a]\n"
+            + "".join(f"c{i}: &c{i} [{f'*c{i - 1}, ' * 9 if i else '*b, '}]\n" for i in range(9)),
+            "multiply",
+        ),
+        ("a: &a [*a]\n", "multiply"),
+        ("[" * 5_000, "not YAML"),
+        ("a: \x00", "not YAML"),
+    ],
+    ids=["empty", "comment", "list", "text", "billion laughs", "itself", "deep", "NUL"],
+)
+def test_a_file_that_is_no_spec_is_refused_in_one_line(text: str, expected: str) -> None:
+    assert expected in error_of(text)
+
+
+def test_a_missing_file_and_one_that_is_no_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"title: caf\xe9")
+
+    with pytest.raises(SpecError, match=r"nothing\.yaml does not exist"):
+        load_spec(tmp_path / "nothing.yaml")
+    with pytest.raises(SpecError, match=r"latin\.yaml is not UTF-8"):
+        load_spec(tmp_path / "latin.yaml")
+    with pytest.raises(SpecError, match="cannot be read"):
+        load_spec(tmp_path)
+
+
+def test_no_error_tells_the_folder() -> None:
+    assert "anna" not in error_of(changed("title: Trips", "titel: Trips"))
+
+
+def test_the_digest_counts_content_not_layout() -> None:
+    spec = parse_spec(TRIPS, "trips.yaml")
+    reordered = yaml.safe_dump(yaml.safe_load(TRIPS.replace("  on: [", "  'on': [")), sort_keys=True)
+
+    assert spec_digest(parse_spec(reordered, "elsewhere/trips.yaml")) == spec_digest(spec)
+    assert spec_digest(parse_spec(changed("share: 0.5", "share: 0.4"), "trips.yaml")) != spec_digest(spec)
+
+
+def test_a_spec_travels_as_json_without_its_file_and_by_pickle_with_it() -> None:
+    spec = parse_spec(TRIPS, "/home/anna/trips.yaml")
+
+    assert "anna" not in spec.model_dump_json() + repr(spec)
+    assert Spec.model_validate_json(spec.model_dump_json()).model_dump() == spec.model_dump()
+    assert pickle.loads(pickle.dumps(spec)).file == "/home/anna/trips.yaml"
+
+
+def test_lines_are_found_by_keys_and_stop_at_what_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "trips.yaml"
+    file.write_text(TRIPS)
+
+    assert line_of(file, "columns", 3, "name") == 11
+    assert line_of(file, "columns", 3, "assumption") == 11
+    assert line_of(file, "drift", "share") == 20
+    assert where(load_spec(file), "slices", 0) == "trips.yaml:21"
+    assert where(Spec.model_validate_json(load_spec(file).model_dump_json()), "slices") == "trips"

@@ -1,0 +1,72 @@
+"""A small use case for stages that learn: loans, with text, numbers, missing values and a real pattern."""
+
+from datetime import datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from audit.spec.model import Spec
+
+LOANS = {
+    "name": "loans",
+    "title": "Loans that are repaid",
+    "sources": {"loans": {"file": "loans.csv"}},
+    "event_time": "applied",
+    "entity_key": "applicant",
+    "columns": [
+        {"name": "applied", "dtype": "datetime", "role": "time"},
+        {"name": "applicant", "dtype": "string", "role": "key", "pii": "quasi"},
+        {"name": "purpose", "dtype": "string"},
+        {"name": "region", "dtype": "string"},
+        {"name": "income", "dtype": "float"},
+        {"name": "debt", "dtype": "integer"},
+        {"name": "employed", "dtype": "boolean"},
+        {"name": "repaid", "dtype": "boolean", "role": "target", "known_at": "outcome"},
+    ],
+    "target": {"column": "repaid", "positive": True},
+    "drift": {"watch": ["income"], "share": 0.5},
+    "estimator": {"parameters": {"max_iter": 20}},
+    "gates": {"min_auc": 0.6},
+    "slices": ["region"],
+    "schedule": {"train_from": "2024-01-01", "train_months": 1},
+}
+
+
+@pytest.fixture
+def loan_spec() -> Spec:
+    """The loans' spec: gradient boosting with 20 trees, one gate."""
+    return Spec.model_validate(LOANS)
+
+
+@pytest.fixture
+def loans() -> pl.DataFrame:
+    """600 loans as a features dataset has them: most are repaid where income is high and debt is low."""
+    return loans_of(600, seed=0)
+
+
+@pytest.fixture
+def later_loans() -> pl.DataFrame:
+    """400 others."""
+    return loans_of(400, seed=1)
+
+
+def loans_of(rows: int, seed: int) -> pl.DataFrame:
+    """The same seed, the same loans."""
+    drawn = np.random.default_rng(seed)
+    income, debt = drawn.normal(50, 15, rows), drawn.integers(0, 60, rows)
+    repaid = income - debt + drawn.normal(0, 20, rows) > 15
+    first = datetime(2024, 1, 1)
+    return pl.DataFrame(
+        {
+            "applied": [first + timedelta(hours=i) for i in range(rows)],
+            "applicant": [f"{drawn.bytes(8).hex()}" for _ in range(rows)],
+            "purpose": [("car", "house", "study", None)[i] for i in drawn.integers(0, 4, rows)],
+            "region": drawn.choice(["north", "south"], rows),
+            "income": np.where(drawn.random(rows) < 0.1, np.nan, income),
+            "debt": debt,
+            "employed": drawn.random(rows) < 0.7,
+            "repaid": repaid,
+        },
+        nan_to_null=True,
+    )

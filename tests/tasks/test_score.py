@@ -1,0 +1,182 @@
+"""Deciding: every row has its decision or its reason, and one bad row costs no other."""
+
+import math
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+from audit.artifacts import datasets, models
+from audit.errors import BadData, SpecError
+from audit.events.event import uuid7, uuid8
+from audit.events.references import ModelVersion, Window
+from audit.store import read
+from audit.store.engine import open_store
+from tasks import _frames as frames
+from tasks.score import EMPTY, INFINITE, MOST_BLAMED, NO_SCORE, decide, decision_ids, score, scored
+from tasks.train import fit
+
+CHAMPION = ModelVersion(name="loans", version=3, address="artifact://sha256/c", digest="sha256:c")
+FEATURES = ("purpose", "region", "income", "debt", "employed")
+
+
+@pytest.fixture
+def pipeline(loans, loan_spec):
+    return fit(loans, loan_spec)
+
+
+def test_each_row_has_a_decision_beside_its_inputs_and_its_model(later_loans, pipeline, loan_spec):
+    decisions = decide(later_loans, pipeline, CHAMPION, loan_spec)
+    expected = frames.scores(pipeline, later_loans, loan_spec)
+    assert decisions["score"].to_list() == pytest.approx(expected.tolist())
+    assert decisions["decision"].to_list() == (expected >= 0.5).tolist()
+    assert decisions["row"].to_list() == list(range(400))
+    assert decisions.select("applied", "applicant", *FEATURES).equals(
+        later_loans.select("applied", "applicant", *FEATURES)
+    )
+    assert decisions.select("model", "model_version", "model_digest").unique().row(0) == ("loans", 3, "sha256:c")
+    assert "repaid" not in decisions.columns  # the outcome was not known when it was decided
+    assert decisions["error"].null_count() == 400
+
+
+def test_a_score_at_the_threshold_is_decided_positive(later_loans, pipeline, loan_spec):
+    middle = sorted(frames.scores(pipeline, later_loans, loan_spec))[200]
+    exact = loan_spec.model_copy(update={"threshold": middle})
+    decisions = decide(later_loans, pipeline, CHAMPION, exact)
+    assert decisions.filter(pl.col("score") == middle)["decision"].all()
+
+
+def test_the_same_run_and_row_have_the_same_decision_id_and_others_another():
+    run = uuid7()
+    assert decision_ids(run, 3) == [uuid8(run, run, "0"), uuid8(run, run, "1"), uuid8(run, run, "2")]
+    assert not set(decision_ids(run, 3)) & set(decision_ids(uuid7(), 3))
+
+
+def test_bad_rows_keep_their_place_with_a_reason_and_cost_no_other_row(later_loans, pipeline, loan_spec):
+    bad = plant(later_loans, 7, income=math.inf)
+    bad = plant(bad, 9, purpose=None, region=None, income=None, debt=None, employed=None)
+    decisions = decide(bad, pipeline, CHAMPION, loan_spec)
+    clean = decide(later_loans, pipeline, CHAMPION, loan_spec)
+    assert failed(decisions) == {7: INFINITE, 9: EMPTY}
+    assert decisions["score"].null_count() == decisions["decision"].null_count() == 2
+    kept = pl.col("row").is_in([7, 9]).not_()
+    assert decisions.filter(kept)["score"].equals(clean.filter(kept)["score"])
+
+
+def test_a_missing_value_or_an_unseen_category_is_no_failure(later_loans, pipeline, loan_spec):
+    odd = plant(plant(later_loans, 3, purpose="boat"), 5, income=None, purpose=None)
+    assert failed(decide(odd, pipeline, CHAMPION, loan_spec)) == {}
+
+
+@pytest.mark.parametrize("planted", [[0], [399], [0, 1, 2], [13, 200, 201, 398]])
+def test_rows_that_the_model_raises_on_are_found_and_the_others_scored(later_loans, pipeline, loan_spec, planted):
+    bad = later_loans
+    for row in planted:
+        bad = plant(bad, row, debt=-999)
+    decisions = decide(bad, refusing(pipeline), CHAMPION, loan_spec)
+    assert failed(decisions) == dict.fromkeys(planted, "the model raised ValueError")
+    assert decisions["score"].null_count() == len(planted)
+
+
+def test_a_row_without_a_finite_score_has_failed(later_loans, pipeline, loan_spec):
+    class Undecided(Pipeline):
+        def predict_proba(self, X):
+            probabilities = super().predict_proba(X)
+            probabilities[4] = np.nan
+            return probabilities
+
+    assert failed(decide(later_loans, Undecided(pipeline.steps), CHAMPION, loan_spec)) == {4: NO_SCORE}
+
+
+def test_a_model_that_raises_on_many_rows_is_a_fault_of_the_batch(later_loans, pipeline, loan_spec):
+    bad = later_loans.with_columns(debt=pl.lit(-999))
+    with pytest.raises(BadData, match=f"the model raised ValueError on more than {MOST_BLAMED} rows"):
+        scored(bad, refusing(pipeline), loan_spec)
+
+
+def test_a_feature_that_is_not_there_is_a_fault_of_the_batch(later_loans, pipeline, loan_spec):
+    with pytest.raises(BadData, match="the rows have no feature debt"):
+        decide(later_loans.drop("debt"), pipeline, CHAMPION, loan_spec)
+
+
+def test_a_feature_with_the_name_of_one_of_our_columns_is_refused(later_loans, pipeline, loan_spec):
+    first, *others = loan_spec.columns[2:]
+    renamed = loan_spec.model_copy(update={"columns": (first.model_copy(update={"name": "score"}), *others)})
+    with pytest.raises(SpecError, match="'score' is a column of ours"):
+        decide(later_loans, pipeline, CHAMPION, renamed)
+
+
+def test_a_batch_is_on_record_with_its_counts(home, later_loans, pipeline, loan_spec):
+    model, rows = numbered(pipeline), datasets.put(later_loans, "loans/features")
+    segment = score.fn(rows, model, loan_spec, Window.month(2024, 1))
+
+    (event,) = read.events(open_store(), types=("predictions.scored",))
+    positive = int(datasets.read(segment)["decision"].sum())
+    assert event.subject == f"segment/loans/decisions/{segment.version}"
+    assert (event.payload["rows"], event.payload["failed"], event.payload["window"]) == (400, 0, "2024-01")
+    assert event.payload["decisions"] == [
+        {"name": "positive", "value": positive},
+        {"name": "negative", "value": 400 - positive},
+    ]
+    assert event.payload["model"]["version"] == 1
+    assert not list(read.events(open_store(), types=("predictions.failed",)))
+
+
+def test_failed_rows_are_on_record_with_their_inputs_and_the_others_are_decided(home, later_loans, pipeline, loan_spec):
+    rows = datasets.put(plant(later_loans, 7, income=math.inf, purpose="car"), "loans/features")
+    segment = score.fn(rows, numbered(pipeline), loan_spec)
+
+    (told,) = read.events(open_store(), types=("predictions.failed",))
+    (failure,) = told.payload["failures"]
+    decisions = datasets.read(segment)
+    assert (failure["row"], failure["error"]) == (7, INFINITE)
+    assert failure["decision_id"] == decisions["decision_id"][7]
+    assert {"name": "purpose", "value": "car"} in failure["inputs"]
+    assert [known["name"] for known in failure["inputs"]] == list(FEATURES)  # neither key nor outcome
+    (counted,) = read.events(open_store(), types=("predictions.scored",))
+    assert (counted.payload["rows"], counted.payload["failed"]) == (400, 1)
+
+
+def test_where_no_row_can_be_scored_nothing_was_decided(home, later_loans, pipeline, loan_spec):
+    rows = datasets.put(later_loans.with_columns(income=pl.lit(math.inf)), "loans/features")
+    with pytest.raises(BadData, match=f"not one of 400 rows could be scored \\({INFINITE}\\)"):
+        score.fn(rows, numbered(pipeline), loan_spec)
+    assert [e.type for e in read.events(open_store(), types=("predictions.*",))] == ["predictions.failed"]
+
+
+def test_no_rows_are_refused(home, later_loans, pipeline, loan_spec):
+    rows = datasets.put(later_loans.clear(), "loans/features")
+    with pytest.raises(BadData, match="there are no rows to decide on in 2024-01"):
+        score.fn(rows, numbered(pipeline), loan_spec, Window.month(2024, 1))
+
+
+def plant(frame, row, **values):
+    """`frame` with other values in one row."""
+    here = pl.int_range(pl.len()) == row
+    return frame.with_columns(
+        pl.when(here).then(pl.lit(value, frame.schema[name])).otherwise(name).alias(name)
+        for name, value in values.items()
+    )
+
+
+def failed(decisions):
+    return dict(decisions.filter(pl.col("error").is_not_null()).select("row", "error").iter_rows())
+
+
+def refusing(pipeline):
+    """The pipeline behind a step that raises, for the whole batch, when a debt is -999."""
+    guarded = Pipeline([("guard", FunctionTransformer(refuse_negative_debt)), *pipeline.steps])
+    guarded.named_steps["guard"].feature_names_in_ = pipeline.feature_names_in_
+    return guarded
+
+
+def refuse_negative_debt(rows):
+    if (rows["debt"] == -999).any():
+        raise ValueError("debt -999 of somebody")
+    return rows
+
+
+def numbered(pipeline):
+    return models.put(pipeline, "loans").model_copy(update={"version": 1})
