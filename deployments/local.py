@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -80,25 +80,23 @@ def serve(port: int | None, console: Console) -> None:
         console.print("\nEnding worker and server …")
     finally:
         address.unlink(missing_ok=True)
+        end_runs(api, family.began, console)
         family.end()
     console.print("Ended. Nothing of it runs any more; the record stays.")
 
 
 def set_up(family: "Family", port: int, api: str, console: Console) -> None:
-    """Server, store and keys, work pool, worker, deployments; a line as each is there."""
+    """Server, store and keys, worker with its pool, deployments; a line as each is there."""
     with step("server", api.removesuffix("/api"), console):
         family.start("server", "server", "start", "--host", HOST, "--port", str(port))
         make_record()
-        family.wait_until(lambda: answers(f"{api}/health"), START_SECONDS)
-    with step("work pool", POOL, console):
-        if not answers(f"{api}/work_pools/{POOL}"):
-            family.run("work-pool", "work-pool", "create", POOL, "--type", "process")
+        family.wait_until(lambda: bool(ask("GET", f"{api}/health")), START_SECONDS)
+    with step("worker", f"work pool {POOL}, one run at a time", console):
+        family.start("worker", "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL, "--limit", "1")
+        family.wait_until(lambda: worker_reported(api, family.began), START_SECONDS)
+        family.wait_until(lambda: queue_paused(api, False), START_SECONDS)
     with step("deployments", "from prefect.yaml", console):
         family.run("deploy", "--no-prompt", "deploy", "--all")
-    with step("worker", "one run at a time", console):
-        began = datetime.now(UTC)
-        family.start("worker", "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL, "--limit", "1")
-        family.wait_until(lambda: worker_reported(api, began), START_SECONDS)
 
 
 def environment(home: Path, api: str) -> dict[str, str]:
@@ -161,18 +159,64 @@ def make_record() -> None:
     initialise()
 
 
-def answers(url: str) -> bool:
-    """Something at `url` says yes."""
+def ask(method: str, url: str, body: dict[str, Any] | None = None) -> Any | None:
+    """What the server answers, as JSON; None if it does not, or not now: its SQLite is refused under load."""
     try:
-        return httpx.get(url, timeout=5).is_success
+        found = httpx.request(method, url, json=body, timeout=10)
     except httpx.HTTPError:
-        return False
+        return None
+    if not found.is_success:
+        return None
+    return found.json() if found.content else True
 
 
 def worker_reported(api: str, since: datetime) -> bool:
-    """The worker sent a sign of life after `since`; an older one is that of an earlier worker."""
-    found = httpx.post(f"{api}/work_pools/{POOL}/workers/filter", json={}, timeout=30).raise_for_status().json()
+    """The worker made its pool and sent a sign of life after `since`; an older one is that of an earlier worker."""
+    found = ask("POST", f"{api}/work_pools/{POOL}/workers/filter", {}) or []
     return any(datetime.fromisoformat(worker["last_heartbeat_time"]) >= since for worker in found)
+
+
+def queue_paused(api: str, paused: bool) -> bool:
+    """Pause or resume the work pool; whether that was done."""
+    return ask("PATCH", f"{api}/work_pools/{POOL}", {"is_paused": paused}) is not None
+
+
+def end_runs(api: str, since: datetime, console: Console) -> None:
+    """Let no queued run start, and have those that go on end as crashed, by themselves and on record.
+
+    A worker that is told to end kills its runs at once, and nobody hears of it.
+    """
+    queue_paused(api, True)
+    running = runs_since(api, since)
+    if running:
+        console.print(f"Ending {len(running)} run(s), on record as crashed …")
+    for number, seconds in ((signal.SIGTERM, 30), (signal.SIGKILL, 5)):
+        running = [pid for pid in running if signalled(pid, number)]
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and any(signalled(pid, 0) for pid in running):
+            time.sleep(0.2)
+
+
+def runs_since(api: str, since: datetime) -> list[int]:
+    """Processes of the runs that began after `since`. Older numbers may be those of other programs by now."""
+    asked = {
+        "work_pools": {"name": {"any_": [POOL]}},
+        "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
+    }
+    return [
+        int(run["infrastructure_pid"])
+        for run in ask("POST", f"{api}/flow_runs/filter", asked) or []
+        if run["infrastructure_pid"] and datetime.fromisoformat(run["state"]["timestamp"]) >= since
+    ]
+
+
+def signalled(pid: int, number: int) -> bool:
+    """Send a signal to the session that `pid` leads, if there is one."""
+    try:
+        os.killpg(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextmanager
@@ -219,6 +263,7 @@ class Family:
         self.logs = logs
         self.environment = environment
         self.children: list[Child] = []
+        self.began = datetime.now(UTC)
         self.asked_to_end = False
         logs.mkdir(parents=True, exist_ok=True)
         for number in SIGNALS:  # also where the shell had SIGINT ignored, as it does for `make ui &`

@@ -28,7 +28,9 @@ def decided_on(window: Window, spec: Spec) -> DatasetVersion:
     for scored in read.events(open_store(), types=("predictions.scored",), spec=spec.name):
         if scored.payload.get("window") == str(window):
             return _dataset(scored.payload["inputs"], scored.payload["rows"])
-    raise NotFound(f"No decisions of {spec.name} for {window} are on record.", hint="Run the scoring flow for it first.")
+    raise NotFound(
+        f"No decisions of {spec.name} for {window} are on record.", hint="Run the scoring flow for it first."
+    )
 
 
 def next_to_train(spec: Spec) -> Window:

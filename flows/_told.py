@@ -1,10 +1,9 @@
 """`make run`: the pipeline told on a terminal, one line as each stage ends, from the events as they are recorded."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,16 +43,11 @@ def run(
 
 
 def _prepare() -> None:
-    """State beside the project, nothing phoned home, Prefect's own log in a file. Raises StoreUnavailable."""
-    home = settings().home
-    os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    """A store that opens, and Prefect's own log in a file. Raises StoreUnavailable."""
     from audit.recording.initialise import initialise
 
+    home = settings().home
     initialise()
-    if url := _running_server(home):
-        os.environ.setdefault("PREFECT_API_URL", url)
     _log_to_file(home / "logs" / "prefect.log")
 
 
@@ -63,7 +57,8 @@ def _pipeline(spec: Path, until: str, story: "Story") -> None:
     listen(story.hear)
     from flows.pipeline import pipeline
 
-    pipeline(str(spec), _month(until, spec))
+    with _server():
+        pipeline(str(spec), _month(until, spec))
 
 
 def _month(asked: str, spec: Path) -> date | None:
@@ -80,9 +75,16 @@ def _month(asked: str, spec: Path) -> date | None:
         raise UserError(f"--until {asked} is no month.", hint="Write 2013-12, or 12 for December.") from None
 
 
-def _running_server(home: Path) -> str | None:
-    """Address of the server that `make ui` runs, if it answers."""
-    noted = home / "ui.url"
+def _server() -> AbstractContextManager[object]:
+    """PREFECT_API_URL where it is set, else the server that `make ui` runs, else one of our own for this run."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    running = None if PREFECT_API_URL.value() else _running_server(settings().home / "ui.url")
+    return temporary_settings({PREFECT_API_URL: running}) if running else nullcontext()
+
+
+def _running_server(noted: Path) -> str | None:
+    """Address of the server that `make ui` noted, if it answers."""
     if not noted.exists():
         return None
     import httpx
@@ -148,7 +150,9 @@ class Story:
         self.flow_run = self.flow_run or event.flow_run_id
         if payload["of"] == "pipeline":
             given = {p["name"]: p.get("value") for p in payload["parameters"]}
-            self.console.print(f"[bold]prefect-audit · {Path(given['spec_file']).stem}[/bold]   {_short(settings().home)}/audit.db")
+            self.console.print(
+                f"[bold]prefect-audit · {Path(given['spec_file']).stem}[/bold]   {_short(settings().home)}/audit.db"
+            )
 
     def task_began(self, event: Event, payload: dict[str, Any]) -> None:
         assert event.task_run_id
@@ -166,9 +170,7 @@ class Story:
         sign, name, text = tell(facts)
         seconds = time.monotonic() - self.began.get(event.task_run_id, time.monotonic())
         colour = {"✓": "green", "!": "yellow", "✗": "red"}[sign]
-        self.console.print(
-            f"[{colour}]{sign}[/{colour}] {name:<14} {text}  [dim]{seconds:.1f} s[/dim]", soft_wrap=True
-        )
+        self.console.print(f"[{colour}]{sign}[/{colour}] {name:<14} {text}  [dim]{seconds:.1f} s[/dim]", soft_wrap=True)
 
     def sum_up(self, seconds: float) -> None:
         """How many task runs were started here, how many the store has, and where to look next."""
@@ -191,7 +193,11 @@ class Story:
 def _ingested(facts: Facts) -> tuple[str, str, str]:
     rows = facts["dataset.ingested"]
     tables = len(rows.get("sources", []))
-    return "✓", "ingest", f"{rows.get('window', 'all')} · {rows['rows']:,} rows · {tables} tables · {_digest(rows['digest'])}"
+    return (
+        "✓",
+        "ingest",
+        f"{rows.get('window', 'all')} · {rows['rows']:,} rows · {tables} tables · {_digest(rows['digest'])}",
+    )
 
 
 def _validated(facts: Facts) -> tuple[str, str, str]:
@@ -240,7 +246,8 @@ def _drift(facts: Facts) -> tuple[str, str, str]:
     found = facts["drift.checked"]
     top = sorted((c for c in found["columns"] if c["drifted"]), key=lambda c: -c["score"] / (c["threshold"] or 1))[:3]
     named = ", ".join(f"{c['name']} {c['score']:.2f} > {c['threshold']:.2f}" for c in top)
-    text = f"{found.get('window', '')} · {found['drifted']} of {found['watched']} watched columns{f' ({named})' if named else ''}"
+    text = f"{found.get('window', '')} · {found['drifted']} of {found['watched']} watched columns"
+    text += f" ({named})" if named else ""
     return ("!", "drift", f"{text} → retraining") if found["detected"] else ("✓", "drift", text)
 
 

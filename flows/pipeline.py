@@ -1,6 +1,6 @@
 """The whole life of a model: train, promote, decide month by month, find drift, retrain for that reason.
 
-    python -m flows.pipeline flows/specs/flights.yaml --until 12
+python -m flows.pipeline flows/specs/flights.yaml --until 12
 """
 
 from datetime import date

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from prefect.states import Completed, State
+from prefect import State
+from prefect.states import Completed
 
 from audit import DatasetVersion, flow
 from audit.events.references import Window

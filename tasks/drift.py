@@ -371,6 +371,7 @@ def _empty(rows: "pl.DataFrame", name: str) -> bool:
 
 def _report(reference: "pl.DataFrame", current: "pl.DataFrame", limits: dict[str, Threshold], spec: Spec) -> "Snapshot":
     _still()
+    import numpy as np
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
 
@@ -394,7 +395,8 @@ def _report(reference: "pl.DataFrame", current: "pl.DataFrame", limits: dict[str
         Dataset.from_pandas(rows.select(list(limits)).to_pandas(), data_definition=definition)
         for rows in (current, reference)
     )
-    return Report([preset], include_tests=True).run(now, before)
+    with np.errstate(divide="ignore", invalid="ignore"):  # its pictures correlate constant columns too
+        return Report([preset], include_tests=True).run(now, before)
 
 
 def _scores_of(snapshot: "Snapshot") -> dict[str, float]:

@@ -160,13 +160,12 @@ def _collected(
         raw = _joined(tables, spec)
         schema = dict(raw.collect_schema())
         _refuse_missing_columns(spec, list(schema))
-        # Polars tells a line with too many fields only when it reads the last column.
-        counts = [frame.select(pl.len(), pl.last().null_count().alias("missing")) for frame in tables.values()]
+        counts = [frame.select(pl.len()) for frame in tables.values()]
         rows, *lengths = pl.collect_all([_in_window(_cast(raw, spec, schema), spec, window), *counts])
     except pl.exceptions.PolarsError as error:
         raise _unreadable(error, spec, list(tables.values()), sample) from None
     sources = [
-        Source(name=table.name, address=table.address, rows=length["len"].item(), digest=table.digest)
+        Source(name=table.name, address=table.address, rows=length.item(), digest=table.digest)
         for table, length in zip(opened, lengths, strict=True)
     ]
     return rows, sources, schema

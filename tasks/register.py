@@ -1,4 +1,7 @@
-"""Register a trained model and let it into production only when every gate held. The champion is chosen here."""
+"""Register a trained model and let it into production only when every gate held. The champion is chosen here.
+
+The audit store is the registry. Where it cannot be read there is no telling who the champion is, and no choice is made.
+"""
 
 from audit import record, task
 from audit.errors import BadData

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from audit import record, task
 from audit.artifacts import models
-from audit.errors import BadData, SpecError
+from audit.errors import BadData, SpecError, StoreUnavailable
 from audit.events.canonical import Json, clean
 from audit.events.payloads import Named, TrainingFacts, used
 from audit.events.references import DatasetVersion, ModelVersion
@@ -113,8 +113,7 @@ def train_model(rows: DatasetVersion, spec: Spec, cause: str | None = None) -> M
         seconds=round(seconds, 3),
         cause=cause,
     )
-    if before := last_training(spec):
-        facts = facts.model_copy(update={"changed": changes(told(before), told(facts))})
+    facts = facts.model_copy(update={"changed": changed_since_last(facts, spec)})
     record("model.trained", facts, subject=frames.subject(model))
     frames.leave_markdown(f"{spec.name}-training", for_people(facts))
     return model
@@ -137,13 +136,18 @@ def libraries() -> list[Named]:
     ]
 
 
-def last_training(spec: Spec) -> TrainingFacts | None:
-    """What is on record of the last training of this spec, or None if it is the first or its payload was withdrawn."""
+def changed_since_last(facts: TrainingFacts, spec: Spec) -> list[Named]:
+    """What this training was told otherwise than the one before it; nothing if it is the first on record."""
     from audit.store import read
     from audit.store.engine import open_store
 
-    last = next(read.events(open_store(), types=("model.trained",), spec=spec.name, limit=1), None)
-    return TrainingFacts.model_validate(last.payload) if last and last.payload else None
+    try:
+        last = next(read.events(open_store(), types=("model.trained",), spec=spec.name, limit=1), None)
+    except StoreUnavailable:  # the training itself goes on, and its event to the spool
+        return [Named(name="unknown", value="the store could not be asked for the training before")]
+    if last is None or not last.payload:  # a payload may have been withdrawn
+        return []
+    return changes(told(TrainingFacts.model_validate(last.payload)), told(facts))
 
 
 def told(facts: TrainingFacts) -> dict[str, Json]:

@@ -44,4 +44,6 @@ def _leaves(tree: object, path: str = "") -> list[tuple[str, str]]:
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[Named]:
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-    return [Named(name=name, value=f"{before.get(name, '(not there)')} → {now.get(name, '(gone)')}") for name in changed]
+    return [
+        Named(name=name, value=f"{before.get(name, '(not there)')} → {now.get(name, '(gone)')}") for name in changed
+    ]

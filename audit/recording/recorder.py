@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import TypedDict
 
 from audit.errors import AuditUnavailable, KeyUnavailable, StoreUnavailable
 from audit.events.event import Event, make_event
@@ -19,7 +20,7 @@ from audit.recording import circumstances, spool
 from audit.recording.initialise import initialise
 from audit.settings import Settings, settings
 from audit.store.append import append as append_to_store
-from audit.store.engine import AuditStore, open_store
+from audit.store.engine import open_store
 
 SOURCE = "prefect-audit/recorder"
 RETRY_SECONDS = 5.0  # a store that failed is left alone so long: each try may block for its busy timeout
@@ -69,7 +70,7 @@ def listen(listener: Listener) -> None:
     _listeners.append(listener)
 
 
-def _run() -> dict[str, str | None]:
+def _run() -> "Around":
     """Ids of the flow and task run around us, empty outside of both."""
     from prefect.context import FlowRunContext, TaskRunContext
 
@@ -81,6 +82,14 @@ def _run() -> dict[str, str | None]:
         "task_run_id": str(task.task_run.id) if task else None,
         "deployment": str(deployment) if deployment else None,
     }
+
+
+class Around(TypedDict):
+    """Ids of the runs that an event is recorded in."""
+
+    flow_run_id: str | None
+    task_run_id: str | None
+    deployment: str | None
 
 
 @dataclass

@@ -48,12 +48,12 @@ def replay(path: Path, store: AuditStore) -> int:
 
 @lru_cache(maxsize=4)
 def _opened(path: Path, _process: int) -> AuditStore:
-    from audit.store.tables import EventRow, PayloadRow
+    from audit.store.tables import EVENT, PAYLOAD
 
     made = AuditStore(f"sqlite:///{path}", plain_engine(path))
     with made.writing() as connection:
-        for row in (EventRow, PayloadRow):
-            row.__table__.create(connection, checkfirst=True)  # type: ignore[attr-defined]
+        for table in (EVENT, PAYLOAD):
+            table.create(connection, checkfirst=True)
     return made
 
 

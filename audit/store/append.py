@@ -32,13 +32,13 @@ def append_numbered(store: AuditStore, number: Callable[[Connection], int], make
 
 
 def _insert(connection: Connection, event: Event) -> bool:
-    from audit.store.tables import EventRow, PayloadRow
+    from audit.store.tables import EVENT, PAYLOAD
 
     seq = connection.execute(
-        insert(EventRow).returning(EventRow.seq),  # type: ignore[arg-type]
+        insert(EVENT).returning(EVENT.c.seq),
         {name: getattr(event, name) for name in _COLUMNS},
     ).scalar()
     if seq is None:  # the guard skipped it: this id is on record already
         return False
-    connection.execute(insert(PayloadRow), {"event_seq": seq, "salt": event.salt, "body": event.body})
+    connection.execute(insert(PAYLOAD), {"event_seq": seq, "salt": event.salt, "body": event.body})
     return True

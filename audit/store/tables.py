@@ -52,3 +52,8 @@ class WithdrawalRow(SQLModel, table=True):
 
     event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), primary_key=True))
     by_event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), nullable=False))
+
+
+# For Core statements: the plain tables behind the classes.
+EVENT = SQLModel.metadata.tables["event"]
+PAYLOAD = SQLModel.metadata.tables["payload"]

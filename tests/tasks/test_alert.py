@@ -57,7 +57,7 @@ def target(request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.Monke
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     target.port = server.server_port
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     point_at(target.url, monkeypatch)
     yield target
@@ -119,12 +119,17 @@ def test_a_target_that_is_not_there_changes_nothing_but_the_record(
 
 @pytest.mark.parametrize("url", [f"nonsense://{SECRET}", f"slack://{SECRET}", f"http//{SECRET}", SECRET])
 def test_an_address_that_is_none_is_a_failure_to_deliver(
-    url: str, home: Path, spec: Spec, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    url: str,
+    home: Path,
+    spec: Spec,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     point_at(url, monkeypatch)
     assert not send_alert.fn("drift", "title", "body", spec)
     assert on_record()[0].payload["error"] == "apprise does not know this address"
-    assert SECRET not in "".join(capfd.readouterr())
+    assert SECRET not in caplog.text + "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("target", [[200], [500]], indirect=True, ids=["delivered", "refused"])

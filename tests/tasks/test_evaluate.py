@@ -115,7 +115,8 @@ def test_the_gap_is_between_slices_of_one_column():
         ({"min_auc": 0.7}, None, {"auc": True, "auc_gain": False}),
         ({"min_auc": 0.7001}, 0.0, {"auc": False, "auc_gain": True}),
         ({"max_calibration_error": 0.02, "min_auc_gain": None}, 0.0, {"calibration_error": True}),
-        ({"max_calibration_error": 0.019, "min_rows": 100}, -0.005, {"calibration_error": False, "rows": True, "auc_gain": True}),
+        ({"max_calibration_error": 0.019}, -0.005, {"calibration_error": False, "auc_gain": True}),
+        ({"min_rows": 100}, 0.1, {"rows": True, "auc_gain": True}),
         ({"min_rows": 101}, -0.006, {"rows": False, "auc_gain": False}),
         ({"max_slice_auc_gap": 1.0}, 0.1, {"auc_gain": True, "slice_auc_gap": False}),
     ],
@@ -178,7 +179,7 @@ def test_a_champion_that_cannot_be_compared_is_not_beaten(home, loans, later_loa
 
 def test_test_rows_with_one_class_are_refused(home, loans, later_loans, loan_spec):
     model = models.put(fit(loans, loan_spec), "loans")
-    with pytest.raises(BadData, match="'repaid' has only one class in [0-9]+ test rows"):
+    with pytest.raises(BadData, match=r"'repaid' has only one class in [0-9]+ test rows"):
         evaluate.fn(model, datasets.put(later_loans.filter("repaid"), "loans/test"), loan_spec)
 
 

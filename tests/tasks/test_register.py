@@ -20,18 +20,20 @@ def model_of(letter: str, version: int = 0) -> ModelVersion:
 
 
 def evaluation_of(model: ModelVersion, champion: ModelVersion | None = None, *, held: bool = True) -> Evaluation:
-    gain = Metric(name="auc", value=0.011, low=0.004, high=0.018)
     return Evaluation(
         model=model,
-        tested_on=DatasetVersion(name="loans/test", version=1, rows=400, address="artifact://sha256/t", digest="sha256:t"),
+        tested_on=DatasetVersion(name="loans/test", version=1, rows=400, address="artifact://t", digest="sha256:t"),
         champion=champion,
         held=held,
         metrics=(Metric(name="auc", value=0.61),),
-        difference=(gain,) if champion else (),
-        gates=(Gate(name="rows", limit=">= 5", value=400, held=True), Gate(name="auc", limit=">= 0.6", value=0.61, held=held)),
+        difference=(Metric(name="auc", value=0.011, low=0.004, high=0.018),) if champion else (),
+        gates=(
+            Gate(name="rows", limit=">= 5", value=400, held=True),
+            Gate(name="auc", limit=">= 0.6", value=0.61, held=held),
+        ),
         report=Report(name="loans/evaluation", address="artifact://sha256/r", digest="sha256:r"),
         event="event-1",
-    )  # fmt: skip
+    )
 
 
 OLD, FIRST, SECOND = model_of("a", 1), model_of("a"), model_of("b")

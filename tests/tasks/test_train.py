@@ -83,7 +83,7 @@ def test_a_wrong_hyperparameter_is_named_on_one_line(loans, loan_spec, parameter
 
 
 def test_a_target_with_one_class_is_refused(loans, loan_spec):
-    with pytest.raises(BadData, match="'repaid' has only one class in [0-9]+ training rows"):
+    with pytest.raises(BadData, match=r"'repaid' has only one class in [0-9]+ training rows"):
         fit(loans.filter("repaid"), loan_spec)
 
 

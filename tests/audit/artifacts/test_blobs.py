@@ -94,10 +94,10 @@ except ArtifactUnavailable as refused:
 def test_a_root_that_cannot_be_written_is_named_in_one_line(root_at: Callable[[str], None], tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     root_at(str(tmp_path / "file" / "artifacts"))
-    with pytest.raises(ArtifactUnavailable, match="cannot be written under .*file/artifacts") as refused:
+    with pytest.raises(ArtifactUnavailable, match="cannot be written under") as refused:
         blobs.put(DATA)
+    assert "file/artifacts" in refused.value.what and refused.value.hint
     assert "\n" not in str(refused.value)
-    assert refused.value.hint
 
 
 def test_an_object_store_does_as_a_folder_does(root_at: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""The digest of a dataset is a door that closes: held here against a second reading of its definition, in plain Python."""
+"""The digest of a dataset closes a door: it is held against a second reading of its definition, in plain Python."""
 
 import hashlib
 import json
@@ -108,7 +108,7 @@ def test_any_one_cell_counts(frame: pl.DataFrame, data: st.DataObject) -> None:
     series = frame[name].to_physical() if frame.schema[name].is_temporal() else frame[name]
     if frame.schema[name] == pl.Time:
         cell = None if cell is None else abs(cell)  # type: ignore[arg-type]
-    replaced = series.to_list()[:row] + [cell] + series.to_list()[row + 1 :]
+    replaced = [*series.to_list()[:row], cell, *series.to_list()[row + 1 :]]
     changed = frame.with_columns(pl.Series(name, replaced, dtype=series.dtype).cast(frame.schema[name]))
     same = _normal(_plain(changed[name])[row]) == _normal(was)
     assert (datasets.digest(changed) == datasets.digest(frame)) is same
@@ -222,7 +222,11 @@ def _dtype(dtype: pl.DataType) -> str:
     names = {"Boolean": "bool", "Categorical": "categorical"}
     match dtype:
         case pl.Datetime():
-            return f"datetime[{dtype.time_unit}]" if not dtype.time_zone else f"datetime[{dtype.time_unit},{dtype.time_zone}]"
+            return (
+                f"datetime[{dtype.time_unit}]"
+                if not dtype.time_zone
+                else f"datetime[{dtype.time_unit},{dtype.time_zone}]"
+            )
         case pl.Duration():
             return f"duration[{dtype.time_unit}]"
     plain = str(dtype.base_type())

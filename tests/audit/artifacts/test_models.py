@@ -14,6 +14,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from audit.artifacts import blobs, models
 from audit.errors import ArtifactUnavailable
@@ -30,7 +31,9 @@ def fitted(kind: str = "trees", seed: int = 0, rows: int = 400) -> Pipeline:
         remainder="passthrough" if kind == "trees" else make_pipeline(StandardScaler()),
     )
     trees = HistGradientBoostingClassifier(max_iter=10, random_state=0)
-    return make_pipeline(encode, trees if kind == "trees" else LogisticRegression()).fit(seen, seen["delay"] > 0)
+    estimator = trees if kind == "trees" else LogisticRegression()
+    with threadpool_limits(1):  # on a busy machine OpenMP's threads wait for each other longer than they work
+        return make_pipeline(encode, estimator).fit(seen, seen["delay"] > 0)
 
 
 @pytest.mark.parametrize("kind", ["trees", "line"])

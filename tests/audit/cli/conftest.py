@@ -124,11 +124,11 @@ def day(store: AuditStore) -> Day:
         training,
         *(a_task_run(training, name, name) for name in ("ingest", "validate", "train_model", "promote")),
     )
-    append(store, [*_flows(day), *_ingesting(day), *_validating(day), *_judging(day)])
+    append(store, [*flows(day), *ingesting(day), *validating(day), *judging(day)])
     return day
 
 
-def _flows(day: Day) -> Sequence[Event]:
+def flows(day: Day) -> Sequence[Event]:
     code = p.Code(commit="81c2e0f" + "0" * 33, dirty=False, source="flows.training.training")
     return [
         day.pipeline.state("running", 0, code=code),
@@ -138,7 +138,7 @@ def _flows(day: Day) -> Sequence[Event]:
     ]
 
 
-def _ingesting(day: Day) -> Sequence[Event]:
+def ingesting(day: Day) -> Sequence[Event]:
     made = a_dataset("flights/ingested", 336_776)
     facts = p.DatasetFacts(
         spec="flights", name=made.of, version=1, digest=made.digest, address=made.address, rows=336_776,
@@ -152,7 +152,7 @@ def _ingesting(day: Day) -> Sequence[Event]:
     ]
 
 
-def _validating(day: Day) -> Sequence[Event]:
+def validating(day: Day) -> Sequence[Event]:
     checked = a_dataset("flights/ingested", 336_776, as_="rows")
     valid, rejected = a_dataset("flights/validated", 327_346), a_dataset("flights/rejected", 9_430)
     rule = p.Expectation(rule="not null", column="dep_time", severity="warning", held=True)
@@ -170,7 +170,7 @@ def _validating(day: Day) -> Sequence[Event]:
     ]
 
 
-def _judging(day: Day) -> Sequence[Event]:
+def judging(day: Day) -> Sequence[Event]:
     rows = a_dataset("flights/train", 160_678, as_="rows")
     trained = p.TrainingFacts(
         spec="flights", model=a_model(0), trained_on=rows, estimator="hist_gradient_boosting", hyperparameters=[],

@@ -8,13 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Audit, Day
 
 from audit.cli.app import app
+from tests.audit.cli.conftest import Audit, Day
 
 HEAVY = ("prefect", "sqlmodel", "polars", "pandas", "sklearn", "alembic", "great_expectations", "evidently")
 COMMANDS = (
-    [], ["init"], ["status"], ["runs"], ["run"], ["events"], ["tail"], ["models"], ["datasets"], ["spec"], ["spec", "check"],
+    [], ["init"], ["status"], ["runs"], ["run"], ["events"], ["tail"], ["models"], ["datasets"],
+    ["spec"], ["spec", "check"],
 )  # fmt: skip
 READERS = (["status"], ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"])
 

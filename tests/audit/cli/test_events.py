@@ -7,13 +7,13 @@ import sys
 from datetime import UTC, datetime
 
 import pytest
-from conftest import Audit, Day, an_event
 
 from audit.cli.events import moment
 from audit.errors import UserError
 from audit.events.payloads import StoreFacts
 from audit.store.append import append
 from audit.store.engine import AuditStore
+from tests.audit.cli.conftest import Audit, Day, an_event
 
 NOW = datetime(2026, 11, 24, 22, 0, 0, tzinfo=UTC)
 

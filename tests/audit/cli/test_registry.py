@@ -2,11 +2,10 @@
 
 import json
 
-from conftest import Audit, Day, a_model, an_event
-
 from audit.events import payloads as p
 from audit.store.append import append
 from audit.store.engine import AuditStore
+from tests.audit.cli.conftest import Audit, Day, a_model, an_event
 
 
 def a_step(type: str, version: int, environment: str, reason: str, after: float) -> object:
@@ -61,9 +60,9 @@ def test_datasets_count_their_own_rows(audit: Audit, day: Day) -> None:
 
 
 def test_the_same_rows_made_again_are_one_version_made_twice(audit: Audit, store: AuditStore, day: Day) -> None:
-    from conftest import _ingesting
+    from tests.audit.cli.conftest import ingesting
 
-    append(store, _ingesting(day))
+    append(store, ingesting(day))
 
     (version,) = json.loads(audit("datasets", "--name", "flights/ingested", "--json").stdout)
 

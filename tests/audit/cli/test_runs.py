@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from conftest import Audit, Day, a_dataset, a_flow_run, a_task_run, an_event
 
 from audit.cli.naming import run_called
 from audit.cli.runs import flow_run
@@ -13,13 +12,14 @@ from audit.events.event import uuid7
 from audit.store import read
 from audit.store.append import append
 from audit.store.engine import AuditStore
+from tests.audit.cli.conftest import Audit, Day, a_dataset, a_flow_run, a_task_run, an_event
 
 
 def test_runs_lists_the_latest_first_with_their_task_runs(audit: Audit, day: Day) -> None:
     found = json.loads(audit("runs", "--json").stdout)
 
     assert [(row["id"], row["task_runs"]) for row in found] == [(day.training.id, 4), (day.pipeline.id, 0)]
-    head, training, pipeline = audit("runs").stdout.splitlines()
+    head, training, _ = audit("runs").stdout.splitlines()
     assert head.split() == [
         "run",
         "name",
@@ -92,8 +92,12 @@ def test_a_failed_run_says_why(audit: Audit, store: AuditStore) -> None:
     task = a_task_run(flow, "ingest")
     append(
         store,
-        [flow.state("running", 0), task.state("running", 1), task.state("failed", 2, error=error)]
-        + [flow.state("failed", 3, error=error)],
+        [
+            flow.state("running", 0),
+            task.state("running", 1),
+            task.state("failed", 2, error=error),
+            flow.state("failed", 3, error=error),
+        ],
     )
 
     tree = audit("run", flow.id).stdout

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from conftest import Audit
+from tests.audit.cli.conftest import Audit
 
 FLIGHTS = Path(__file__).parents[3] / "flows" / "specs" / "flights.yaml"
 

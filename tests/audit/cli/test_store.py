@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Audit, Day, an_event
 
 from audit.events.payloads import StoreFacts
 from audit.recording import spool
 from audit.store.append import append
 from audit.store.engine import AuditStore
+from tests.audit.cli.conftest import Audit, Day, an_event
 
 
 def test_init_makes_store_key_and_origin_once(audit: Audit, home: Path) -> None:

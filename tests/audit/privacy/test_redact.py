@@ -32,7 +32,14 @@ def test_secrets_are_found_in_texts(secret: str, around: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", ["password=hunter2", "DB_PASSWORD: hunter2", "Bearer hunter2hunter2", "postgresql://ann:hunter2@db/x", '"api_key": "hunter2"']
+    "said",
+    [
+        "password=hunter2",
+        "DB_PASSWORD: hunter2",
+        "Bearer hunter2hunter2",
+        "postgresql://ann:hunter2@db/x",
+        '"api_key": "hunter2"',
+    ],
 )
 def test_what_is_named_a_secret_is_one(said: str) -> None:
     assert "hunter2" not in text(said)
@@ -114,6 +121,8 @@ def test_a_name_that_says_secret_hides_whatever_is_behind_it() -> None:
     assert told.value == REDACTED
 
 
-@given(st.dictionaries(st.text(max_size=5), st.recursive(st.text() | st.binary() | st.floats(), st.lists, max_leaves=5)))
+@given(
+    st.dictionaries(st.text(max_size=5), st.recursive(st.text() | st.binary() | st.floats(), st.lists, max_leaves=5))
+)
 def test_any_parameters_can_be_put_on_record(given: dict[str, object]) -> None:
     canonical(clean([p.model_dump(mode="json") for p in parameters(given)]))

@@ -104,9 +104,7 @@ def test_a_new_process_brings_home_what_another_spooled(home: Path) -> None:
 
 def test_replayed_payloads_are_overwritten_in_the_spool_file(home: Path) -> None:
     initialise()
-    secret = make_event(
-        "store.opened", StoreFacts(reason="findme" * 20), source="t", subject="store", actor="p:t"
-    )
+    secret = make_event("store.opened", StoreFacts(reason="findme" * 20), source="t", subject="store", actor="p:t")
     append_to_store(spool.spool(settings().spool_path), [secret])
 
     recorder.flow_ended()
@@ -186,7 +184,9 @@ def test_each_event_is_one_json_line_without_its_payload(home: Path) -> None:
 
     recorder.append(event := an_event())
 
-    (line,) = [json.loads(text) for text in (home / "logs" / "audit.jsonl").read_text().splitlines() if event.id in text]
+    (line,) = [
+        json.loads(text) for text in (home / "logs" / "audit.jsonl").read_text().splitlines() if event.id in text
+    ]
     assert {"timestamp", "level", "event", "id", "severity", "subject"} <= set(line)
     assert (line["event"], line["level"]) == ("key.created", "info")
     assert "fingerprint" not in line

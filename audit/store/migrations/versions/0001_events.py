@@ -14,7 +14,10 @@ def upgrade() -> None:
         "event",
         sa.Column("seq", sa.Integer, primary_key=True),
         sa.Column("id", sa.Text, nullable=False, unique=True),
-        *(sa.Column(name, sa.Text, nullable=False) for name in ("source", "type", "subject", "time", "severity", "actor")),
+        *(
+            sa.Column(name, sa.Text, nullable=False)
+            for name in ("source", "type", "subject", "time", "severity", "actor")
+        ),
         *(sa.Column(name, sa.Text) for name in ("flow_run_id", "task_run_id", "deployment", "trace_id")),
         sa.Column("schema_version", sa.Integer, nullable=False),
         *(sa.Column(name, sa.Text, nullable=False) for name in ("recorded_at", "payload_hash", "envelope")),
