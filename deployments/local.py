@@ -94,6 +94,7 @@ def set_up(family: "Family", port: int, api: str, console: Console) -> None:
     with step("worker", f"work pool {POOL}, one run at a time", console):
         family.start("worker", "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL, "--limit", "1")
         family.wait_until(lambda: worker_reported(api, family.began), START_SECONDS)
+        close_left_over(api, family.began)
         family.wait_until(lambda: queue_paused(api, False), START_SECONDS)
     with step("deployments", "from prefect.yaml", console):
         family.run("deploy", "--no-prompt", "deploy", "--all")
@@ -181,32 +182,49 @@ def queue_paused(api: str, paused: bool) -> bool:
     return ask("PATCH", f"{api}/work_pools/{POOL}", {"is_paused": paused}) is not None
 
 
-def end_runs(api: str, since: datetime, console: Console) -> None:
+def end_runs(api: str, began: datetime, console: Console) -> None:
     """Let no queued run start, and have those that go on end as crashed, by themselves and on record.
 
     A worker that is told to end kills its runs at once, and nobody hears of it.
     """
     queue_paused(api, True)
-    running = runs_since(api, since)
-    if running:
-        console.print(f"Ending {len(running)} run(s), on record as crashed …")
+    going_on = [run.pid for run in open_runs(api) if run.since >= began]
+    if going_on:
+        console.print(f"Ending {len(going_on)} run(s), on record as crashed …")
     for number, seconds in ((signal.SIGTERM, 30), (signal.SIGKILL, 5)):
-        running = [pid for pid in running if signalled(pid, number)]
+        going_on = [pid for pid in going_on if signalled(pid, number)]
         until = time.monotonic() + seconds
-        while time.monotonic() < until and any(signalled(pid, 0) for pid in running):
+        while time.monotonic() < until and any(signalled(pid, 0) for pid in going_on):
             time.sleep(0.2)
 
 
-def runs_since(api: str, since: datetime) -> list[int]:
-    """Processes of the runs that began after `since`. Older numbers may be those of other programs by now."""
+def close_left_over(api: str, began: datetime) -> None:
+    """Tell Prefect that runs of an earlier worker have crashed, if this machine died under it: nobody else will."""
+    crashed = {"type": "CRASHED", "name": "Crashed", "message": "Its worker is gone."}
+    for run in open_runs(api):
+        if run.since < began and not signalled(run.pid, 0):
+            ask("POST", f"{api}/flow_runs/{run.id}/set_state", {"state": crashed})
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRun:
+    """A flow run that is not over as far as Prefect knows. An old `pid` may be that of another program by now."""
+
+    id: str
+    pid: int
+    since: datetime
+
+
+def open_runs(api: str) -> list[OpenRun]:
+    """Flow runs that a worker of the pool took and that have no end."""
     asked = {
         "work_pools": {"name": {"any_": [POOL]}},
         "flow_runs": {"state": {"type": {"any_": ["PENDING", "RUNNING", "CANCELLING"]}}},
     }
     return [
-        int(run["infrastructure_pid"])
+        OpenRun(run["id"], int(run["infrastructure_pid"]), datetime.fromisoformat(run["state"]["timestamp"]))
         for run in ask("POST", f"{api}/flow_runs/filter", asked) or []
-        if run["infrastructure_pid"] and datetime.fromisoformat(run["state"]["timestamp"]) >= since
+        if run["infrastructure_pid"]
     ]
 
 

@@ -56,8 +56,8 @@ def drift_message(verdict: Verdict, spec: Spec, window: Window | None) -> Messag
         f"⚠ Drift in {spec.name}{_of(window)}: {len(drifted)} of {len(verdict.columns)} watched columns",
         _lines(
             _scores(drifted),
-            f"The pipeline retrains for it; nothing to do unless the new model fails its gates. Where only monitoring runs, "
-            f"start the training flow with cause {verdict.event}.",
+            "The pipeline retrains for it; nothing to do unless the new model fails its gates.",
+            f"Where only monitoring runs: start the training flow with cause {verdict.event}.",
             f"Report: {verdict.report.address}",
             f"event {verdict.event} · audit events --type drift.detected --json",
         ),

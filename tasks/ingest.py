@@ -67,15 +67,16 @@ def read_sources(spec: Spec, window: Window | None, key: bytes) -> Ingested:
     Raises SpecError for a column that is not there, BadData for what cannot be read.
     """
     opened = [open_table(name, table, spec) for name, table in spec.sources.items()]
+    sample: int | None = SAMPLE_ROWS
     try:
-        joined, sources, raw = _collected(opened, spec, window, SAMPLE_ROWS)
+        joined, sources, raw = _collected(opened, spec, window, sample)
     except _Guessed:
-        joined, sources, raw = _collected(opened, spec, window, None)
+        joined, sources, raw = _collected(opened, spec, window, sample := None)
     _refuse_bad_values(joined, spec)
     timeless = joined[spec.event_time].null_count()
     rows = joined.drop_nulls(spec.event_time)
     if rows.is_empty():
-        raise _no_rows(opened, spec, window)
+        raise _no_rows(opened, spec, window, sample)
     plan = plan_of(raw, {column.name: spec.handling(column) for column in spec.columns})
     steps = list(_transformations(spec, window, plan, raw, timeless))
     return Ingested(in_order(handle(rows, plan, key), spec), sources, plan, steps)
@@ -309,10 +310,10 @@ def _refuse_bad_values(rows: "pl.DataFrame", spec: Spec) -> None:
             )
 
 
-def _no_rows(opened: Sequence[OpenTable], spec: Spec, window: Window | None) -> BadData:
+def _no_rows(opened: Sequence[OpenTable], spec: Spec, window: Window | None, sample: int | None) -> BadData:
     import polars as pl
 
-    tables = {table.name: _scan(table, spec, None) for table in opened}
+    tables = {table.name: _scan(table, spec, sample) for table in opened}
     raw = _joined(tables, spec)
     declared = _cast(raw, spec, dict(raw.collect_schema()))
     times = declared.select(pl.col(spec.event_time)).collect().to_series().drop_nulls()

@@ -1,11 +1,23 @@
-"""Fixtures shared by all rooms."""
+"""Fixtures shared by all rooms. Prefect's own state goes to a folder of this session, before Prefect is imported."""
 
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from audit.settings import settings
+_prefect_home = tempfile.TemporaryDirectory(prefix="prefect-audit-tests-", ignore_cleanup_errors=True)
+os.environ |= {
+    "PREFECT_HOME": _prefect_home.name,
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "DO_NOT_TRACK": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+}
+
+from audit.settings import settings  # noqa: E402
 
 
 @pytest.fixture

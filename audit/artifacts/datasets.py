@@ -152,7 +152,8 @@ def _cells(series: "pl.Series") -> list[bytes | memoryview]:
     import polars as pl
 
     # The oldest level has offsets into one buffer; rows lie in it without a gap, a slice's from its first offset on.
-    array = series.fill_null(b"").rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+    # Arrow takes names as C strings and panics on a NUL, so the name stays behind.
+    array = series.alias("").fill_null(b"").rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
     _, offsets_buffer, bytes_buffer = array.buffers()
     offsets = np.frombuffer(offsets_buffer, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
     lengths = np.diff(offsets)

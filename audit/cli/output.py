@@ -63,13 +63,24 @@ def show(*parts: "RenderableType") -> None:
     _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence["str | Text"]], numbers: Sequence[str] = ()) -> "Table":
-    """Columns two spaces apart without lines; those named in `numbers` are flush right."""
+def table(
+    head: Sequence[str],
+    rows: Iterable[Sequence["str | Text"]],
+    *,
+    numbers: Sequence[str] = (),
+    wrapping: Sequence[str] = (),
+) -> "Table":
+    """Columns two spaces apart without lines; `numbers` are flush right, only `wrapping` ones give way."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in head:
-        made.add_column(styled(name, "bold"), justify="right" if name in numbers else "left", overflow="fold")
+        made.add_column(
+            styled(name),
+            justify="right" if name in numbers else "left",
+            no_wrap=name not in wrapping,
+            overflow="fold",
+        )
     for row in rows:
         made.add_row(*(styled(cell) if isinstance(cell, str) else cell for cell in row))
     return made

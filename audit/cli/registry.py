@@ -27,7 +27,8 @@ def models(
         output.write_json([asdict(model) for model in found])
         return
     head = ("model", "version", "environment", "AUC", "gates", "trained on", "registered (UTC)", "reason")
-    output.show(output.table(head, map(_model, found)) if found else output.styled("No model is registered yet."))
+    rows = output.table(head, map(_model, found), wrapping=("environment", "trained on", "reason"))
+    output.show(rows if found else output.styled("No model is registered yet."))
 
 
 def datasets(
@@ -48,7 +49,7 @@ def datasets(
         output.write_json(found)
         return
     head = ("dataset", "version", "rows", "digest", "window", "first made (UTC)", "times made")
-    rows = output.table(head, map(_dataset, found), ("rows", "times made"))
+    rows = output.table(head, map(_dataset, found), numbers=("rows", "times made"), wrapping=("dataset",))
     output.show(rows if found else output.styled("No dataset is on record yet."))
 
 

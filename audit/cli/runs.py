@@ -13,6 +13,7 @@ from audit.cli.tree import header, in_full, tree
 from audit.errors import NotFound
 
 if TYPE_CHECKING:
+    from rich.table import Table
     from rich.text import Text
 
     from audit.store.engine import AuditStore
@@ -44,9 +45,7 @@ def runs(
     if as_json:
         output.write_json(found)
         return
-    head = ("run", "name", "flow", "state", "started (UTC)", "duration", "task runs", "deployment")
-    rows = output.table(head, map(_listed, found), ("duration", "task runs"))
-    output.show(rows if found else output.styled("No flow run is on record yet. `make run` makes one."))
+    output.show(_list(found) if found else output.styled("No flow run is on record yet. `make run` makes one."))
 
 
 def run(
@@ -112,8 +111,20 @@ def _with_events(row: Row, kind: str, told: Sequence["Recorded"]) -> Row:
     return {"kind": kind, **output.decoded(row, *_JSON_COLUMNS), "failed_attempts": failed, "findings": found}
 
 
-def _listed(row: Row) -> tuple["str | Text", ...]:
-    return (
+def _list(found: Sequence[Row]) -> "Table":
+    head = ["run", "name", "flow", "state", "started (UTC)", "duration", "task runs"]
+    deployed = any(_deployment(row) for row in found)
+    rows = ([*_listed(row), *([_deployment(row) or output.NOTHING] if deployed else [])] for row in found)
+    return output.table(
+        [*head, *(["deployment"] if deployed else [])],
+        rows,
+        numbers=("duration", "task runs"),
+        wrapping=("name", "flow", "task runs", "deployment"),
+    )
+
+
+def _listed(row: Row) -> list["str | Text"]:
+    return [
         output.short_id(row["id"]),
         row["name"] or output.NOTHING,
         row["flow"] or output.NOTHING,
@@ -121,5 +132,9 @@ def _listed(row: Row) -> tuple["str | Text", ...]:
         output.day_and_time(row["started_at"]),
         output.duration(row["duration_seconds"]),
         output.number(row["task_runs"]),
-        row["deployment_name"] or row["deployment"] or output.NOTHING,
-    )
+    ]
+
+
+def _deployment(row: Row) -> str | None:
+    name: str | None = row["deployment_name"] or row["deployment"]
+    return name

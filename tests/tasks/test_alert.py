@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import State
 from prefect.states import Crashed, Failed
 
 from audit.errors import BadData, DatasetRejected
@@ -191,7 +193,9 @@ def test_a_drift_message_names_the_month_the_worst_columns_and_the_event(spec: S
 
 
 def test_a_rejected_dataset_is_told_as_such(target: Target) -> None:
-    state = Failed(data=DatasetRejected("flights/ingested version 3 breaks critical rules: rows.", hint="Mend it."))
+    state: State[Any] = Failed(
+        data=DatasetRejected("flights/ingested version 3 breaks critical rules: rows.", hint="Mend it.")
+    )
     assert tell_failure("training flights", RUN_ID, FLIGHTS, state)
     (told,) = target.received
     assert told["title"] == "✗ Data rejected in flights: training flights"
@@ -206,7 +210,7 @@ def test_a_failure_of_ours_is_told_in_its_own_words(target: Target) -> None:
 
 
 @pytest.mark.parametrize("state", [Failed(data=ValueError("jane@example.org is 47"), message="jane"), Crashed()])
-def test_the_text_of_a_foreign_error_does_not_leave_the_house(target: Target, state: Failed) -> None:
+def test_the_text_of_a_foreign_error_does_not_leave_the_house(target: Target, state: State[Any]) -> None:
     assert tell_failure("scoring flights", RUN_ID, FLIGHTS, state)
     assert "jane" not in json.dumps(target.received)
 

@@ -42,7 +42,7 @@ schedule: {train_from: 2024-01-01, train_months: 1}
 """
 HEADER = "started,rider,phone,miles,seats,zone,late,memo\n"
 ROWS = """\
-2024-02-03T10:00:00,anna,+49 30 1234567,1.5,2,00501,true,anna@example.org
+2024-02-03T00:00:00,anna,+49 30 1234567,1.5,2,00501,true,anna@example.org
 2024-01-31 23:59:59,bert,+49 30 7654321,?,4,00502,false,token-4711
 2024-01-02 08:30,,,3,,00501,,
 """
@@ -74,7 +74,7 @@ def test_declared_columns_come_in_their_types_by_event_time(folder: Path) -> Non
 
     assert found.frame.columns == ["started", "rider", "miles", "seats", "zone", "late"]
     assert found.frame["started"].to_list() == [
-        datetime(2024, 1, 2, 8, 30), datetime(2024, 1, 31, 23, 59, 59), datetime(2024, 2, 3, 10)
+        datetime(2024, 1, 2, 8, 30), datetime(2024, 1, 31, 23, 59, 59), datetime(2024, 2, 3)
     ]  # fmt: skip
     assert found.frame["zone"].to_list() == ["00501", "00502", "00501"]
     assert found.frame["miles"].to_list() == [3.0, None, 1.5]

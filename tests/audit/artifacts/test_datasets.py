@@ -158,6 +158,11 @@ def test_bytes_behind_a_null_do_not_count() -> None:
     assert datasets.digest(hidden) == datasets.digest(pl.DataFrame({"a": [1, None], "s": ["x", None]}))
 
 
+def test_a_column_name_may_hold_anything() -> None:
+    frame = pl.DataFrame({"a\x00b": ["x"], "": [1]})
+    assert datasets.digest(frame) == as_defined(frame)
+
+
 def test_a_dtype_without_a_definition_is_refused() -> None:
     with pytest.raises(BadData, match=r"'a' is of dtype List\(Int64\)"):
         datasets.digest(pl.DataFrame({"a": [[1, 2]]}))

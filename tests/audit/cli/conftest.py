@@ -1,9 +1,10 @@
 """A store with a day's work in it, and the command as people run it."""
 
-import os
+import io
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -12,16 +13,17 @@ from typing import Any
 
 import pytest
 
+from audit.cli.app import main
 from audit.events import payloads as p
 from audit.events.event import Event, make_event, uuid7
 from audit.events.payloads import Payload, RunState, Used
 from audit.recording.initialise import initialise
+from audit.settings import settings
 from audit.store.append import append
 from audit.store.engine import AuditStore, close_stores, open_store
 
 BEGAN = datetime(2026, 11, 24, 21, 4, 1, tzinfo=UTC)
 ACTOR = "p:7c1e0f" + "0" * 58
-Audit = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
@@ -31,19 +33,51 @@ def store(home: Path) -> AuditStore:
     return open_store()
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a command left behind."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Audit = Callable[..., Shown]
+
+
 @pytest.fixture
 def audit(home: Path) -> Audit:
-    """The real command in a process of its own, its output in pipes."""
+    """The command's own entry in this process, its output in what is no terminal: an import each would take minutes."""
 
-    def run(*words: str, **environ: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, "-m", "audit", *words],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            env={**os.environ, **environ},
-            check=False,
-        )
+    def run(*words: str, **environ: str) -> Shown:
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding=environ.get("PYTHONIOENCODING", "utf-8")) for _ in range(2)]
+        with pytest.MonkeyPatch.context() as patched, redirect_stdout(streams[0]), redirect_stderr(streams[1]):
+            for name, value in environ.items():
+                patched.setenv(name, value)
+            patched.setattr(sys, "argv", ["audit", *words])
+            settings.cache_clear()
+            with pytest.raises(SystemExit) as ended:
+                main()
+        settings.cache_clear()
+        out, err = (_text(stream) for stream in streams)
+        return Shown(int(ended.value.code or 0), out, err)
+
+    return run
+
+
+def _text(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    stream.seek(0)
+    return stream.read()
+
+
+@pytest.fixture
+def audit_process(home: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """The command in a process of its own, its output in pipes."""
+
+    def run(*words: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "audit", *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
     return run
 

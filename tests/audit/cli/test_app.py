@@ -124,6 +124,14 @@ def test_a_terminal_gets_colours_unless_they_are_unwanted(day: Day) -> None:
     assert "\x1b[32m" not in on_a_terminal("runs", NO_COLOR="1")
 
 
+def test_a_narrow_terminal_wraps_names_and_never_ids_or_times(day: Day) -> None:
+    shown = on_a_terminal("runs", COLUMNS="72", NO_COLOR="1")
+
+    assert day.training.id[-8:] in shown
+    assert "2026-11-24 21:04:02" in shown
+    assert max(map(len, shown.splitlines())) <= 72 + 8  # the head's codes for bold
+
+
 @pytest.mark.usefixtures("day")
 @pytest.mark.parametrize("words", [["status"], ["runs"], ["models"], ["datasets"], ["init"]], ids=" ".join)
 def test_json_is_one_document_and_nothing_else(words: list[str], audit: Audit) -> None:
@@ -156,9 +164,26 @@ def test_output_that_is_not_utf_8_loses_signs_not_the_answer(audit: Audit) -> No
     assert "training flights 2013-01?06" in shown.stdout
 
 
-def test_python_m_audit_and_the_script_are_one(audit: Audit) -> None:
+def test_python_m_audit_and_the_script_are_one(audit_process: Audit) -> None:
     script = Path(sys.executable).with_name("audit")
 
     by_script = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60, check=True)
 
-    assert by_script.stdout == audit("--help").stdout.replace("python -m audit", "audit")
+    assert by_script.stdout == audit_process("--help").stdout.replace("python -m audit", "audit")
+
+
+def test_a_failure_in_a_process_of_its_own_is_one_line_and_exit_code_2(audit_process: Audit, home: Path) -> None:
+    refused = audit_process("status")
+
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
+
+
+def test_an_error_of_ours_that_nobody_foresaw_keeps_its_traceback(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from audit.cli import store
+
+    monkeypatch.setattr(store, "status_of", lambda _: 1 / 0)
+
+    with pytest.raises(ZeroDivisionError):
+        audit("status")

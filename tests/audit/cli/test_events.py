@@ -13,12 +13,12 @@ from audit.errors import UserError
 from audit.events.payloads import StoreFacts
 from audit.store.append import append
 from audit.store.engine import AuditStore
-from tests.audit.cli.conftest import Audit, Day, an_event
+from tests.audit.cli.conftest import Audit, Day, Shown, an_event
 
 NOW = datetime(2026, 11, 24, 22, 0, 0, tzinfo=UTC)
 
 
-def types(shown: "subprocess.CompletedProcess[str]") -> list[str]:
+def types(shown: Shown) -> list[str]:
     assert shown.returncode == 0, shown.stderr
     return [json.loads(line)["type"] for line in shown.stdout.splitlines()]
 
@@ -112,7 +112,7 @@ def test_one_event_is_shown_with_its_payload(audit: Audit, day: Day) -> None:
 
     shown = audit("events", "--id", event["id"][-8:]).stdout
 
-    assert f"id             {event['id']}" in shown
+    assert f"id           {event['id']}" in shown
     assert '"reason": "all 1 gates held"' in shown
     assert json.loads(audit("events", "--id", event["id"], "--json").stdout) == event
     assert audit("events", "--id", "ffffffff").returncode == 1

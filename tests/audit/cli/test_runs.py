@@ -174,7 +174,7 @@ def test_names_on_record_cannot_steer_the_terminal(audit: Audit, store: AuditSto
     append(store, [hostile.state("running", 0)])
 
     for words in (["runs"], ["run", hostile.id]):
-        shown = audit(*words, FORCE_COLOR="1").stdout
+        shown = audit(*words, FORCE_COLOR="1", COLUMNS="200").stdout
         assert "\\x1b[2J\\x1b]0;gone\\x07 [red]x[/red] :smile: \\u202egnp" in shown
 
 
@@ -197,3 +197,14 @@ def test_a_flow_run_without_states_of_its_own_points_at_its_events(audit: Audit,
 
     assert refused.returncode == 1
     assert f"audit events --run {flow}" in refused.stderr
+
+
+def test_deployments_are_listed_where_a_run_has_one(audit: Audit, store: AuditStore, day: Day) -> None:
+    deployed = a_flow_run("scoring flights", "scoring")
+    append(store, [deployed.state("running", 0, deployment=p.DeploymentOfRun(name="scoring-daily"))])
+
+    head, latest, earlier, *_ = audit("runs").stdout.splitlines()
+
+    assert head.endswith("deployment")
+    assert latest.endswith("scoring-daily")
+    assert earlier.endswith("–")

@@ -1,0 +1,265 @@
+"""From a CSV to decisions on record: what happened, why, and nothing about anybody that should not be there."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from datetime import date
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from audit.artifacts import blobs
+from audit.errors import BadData, DatasetRejected, NotFound, SpecError, UserError
+from audit.events.references import Window
+from audit.settings import settings
+from audit.store import read
+from audit.store.engine import open_store
+from flows.monitoring import monitoring
+from flows.pipeline import pipeline
+from flows.scoring import scoring
+from flows.training import training
+from tests.flows.conftest import EMAIL, TOKEN, UseCase, loans
+
+A_MONTH = 12 * 30  # rows
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+
+def facts(type: str) -> list[dict[str, Any]]:
+    """Payloads of one type, oldest first."""
+    return [event.payload for event in read.events(open_store(), types=(type,), newest_first=False)]
+
+
+def ids(type: str) -> list[str]:
+    return [event.id for event in read.events(open_store(), types=(type,), newest_first=False)]
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """What arrived at AUDIT_ALERT_URL."""
+    got: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AUDIT_ALERT_URL", f"json://127.0.0.1:{server.server_port}")
+    settings.cache_clear()
+    yield got
+    server.shutdown()
+
+
+def test_quiet_months_keep_their_model(home: Path, use_case: UseCase) -> None:
+    champion = pipeline(use_case.spec)
+
+    assert champion.version == 1
+    assert [f["window"] for f in facts("predictions.scored")] == ["2024-04", "2024-05"]
+    assert [f["detected"] for f in facts("drift.checked")] == [False, False]
+    assert facts("retraining.requested") == []
+
+
+def test_drift_is_told_and_leads_to_a_new_model_for_that_reason(
+    home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
+) -> None:
+    use_case.write(loans(drifts_at=91), gates={"min_auc": 0.6, "min_auc_gain": None})
+
+    champion = pipeline(use_case.spec, date(2024, 4, 1))
+
+    (cause,) = ids("drift.detected")
+    assert champion.version == 2
+    assert [f["cause"] for f in facts("retraining.requested") + facts("retraining.completed")] == [cause, cause]
+    assert facts("model.deployed")[-1]["cause"] == cause
+    assert [f["version"] for f in facts("model.retired")] == [1]
+    assert "Drift in loans, April 2024" in receiver[0]["title"]
+    assert facts("alert.sent")[0]["cause"] == cause
+
+
+def test_a_challenger_that_fails_its_gates_leaves_the_champion(home: Path, use_case: UseCase) -> None:
+    first = training(use_case.spec)
+    use_case.write(loans(), gates={"min_auc": 0.999})
+
+    kept = training(use_case.spec)
+
+    assert kept == first
+    assert facts("model.rejected")[0]["version"] == 2
+
+
+def test_scoring_and_monitoring_take_the_next_month_until_there_is_nothing_new(home: Path, use_case: UseCase) -> None:
+    training(use_case.spec)
+    for _ in range(3):
+        scoring(use_case.spec)
+        monitoring(use_case.spec)
+
+    states = [scoring(use_case.spec, return_state=True), monitoring(use_case.spec, return_state=True)]
+
+    assert [f["window"] for f in facts("predictions.scored")] == ["2024-04", "2024-05", "2024-06"]
+    assert [f["window"] for f in facts("drift.checked")] == ["2024-04", "2024-05", "2024-06"]
+    assert [(state.name, state.message) for state in states] == [("Completed", "nothing new")] * 2
+
+
+def test_a_critical_finding_stops_the_run_and_is_told(
+    home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
+) -> None:
+    rows = loans()
+    rows[7]["debt"] = -1
+    use_case.write(rows)
+
+    with pytest.raises(DatasetRejected, match="debt"):
+        training(use_case.spec)
+
+    assert len(facts("dataset.rejected")) == 1
+    assert facts("flow_run.failed")[0]["error"]["kind"].endswith("DatasetRejected")
+    assert [f["kind"] for f in facts("alert.sent")] == ["rejected"]
+    assert facts("model.trained") == []
+
+
+def test_an_alert_that_cannot_be_delivered_changes_nothing_but_the_record(
+    home: Path, use_case: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIT_ALERT_URL", "json://planted:hunter2@127.0.0.1:9/hook")
+    monkeypatch.setattr("tasks.alert.RETRY_DELAYS_SECONDS", (0.0,))
+    settings.cache_clear()
+    use_case.write(loans(drifts_at=91))
+    training(use_case.spec)
+    scoring(use_case.spec)
+
+    verdict = monitoring(use_case.spec)
+
+    assert verdict.detected  # type: ignore[union-attr]
+    assert len(facts("alert.failed")) == 1
+    assert "hunter2" not in everything_written(home)
+
+
+def test_a_row_that_cannot_be_scored_is_on_record_and_stops_nobody(home: Path, use_case: UseCase) -> None:
+    rows = loans()
+    july = next(i for i, row in enumerate(rows) if str(row["applied"]).startswith("2024-04"))
+    rows[july] |= {"income": "inf"}
+    use_case.write(rows)
+    training(use_case.spec)
+
+    decisions = scoring(use_case.spec)
+
+    assert facts("predictions.failed")[0]["failed"] == 1
+    assert decisions.rows == A_MONTH  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "kind", "said"),
+    [
+        ("loans.yaml", "name: loans\ntitel: x\n", SpecError, r"loans\.yaml:2: .*Did you mean 'title'\?"),
+        ("loans.csv", "", BadData, "empty"),
+        ("loans.csv", "applied,income\n2024-01-01,1\n", UserError, "applicant"),
+    ],
+    ids=["typo", "empty file", "column missing"],
+)
+def test_what_a_person_can_mend_is_one_line_and_a_failed_run(
+    home: Path, use_case: UseCase, file: str, text: str, kind: type[Exception], said: str
+) -> None:
+    (use_case.folder / file).write_text(text)
+
+    with pytest.raises(kind, match=said) as failed:
+        training(use_case.spec)
+
+    assert "\n" not in str(failed.value)
+    assert len(facts("flow_run.failed")) == 1
+    assert not list(home.glob("artifacts/**/*.parquet"))
+
+
+def test_a_window_without_rows_names_those_that_have_some(home: Path, use_case: UseCase) -> None:
+    with pytest.raises(BadData, match=r"August 2026 has no rows in loans.*2024-01-01 … 2024-06-30"):
+        scoring(use_case.spec, Window.month(2026, 8))
+
+
+def test_nothing_is_decided_before_there_is_a_model(home: Path, use_case: UseCase) -> None:
+    with pytest.raises(NotFound, match="Run the training flow first"):
+        scoring(use_case.spec)
+
+
+def test_a_changed_spec_is_on_record_with_what_it_was(home: Path, use_case: UseCase) -> None:
+    training(use_case.spec)
+    training(use_case.spec)
+    before = [f for f in facts("pipeline.changed") if f["what"] == "spec"]
+    use_case.write(loans(), threshold=0.7)
+
+    training(use_case.spec)
+
+    after = [f for f in facts("pipeline.changed") if f["what"] == "spec"]
+    assert (len(before), len(after)) == (1, 2)
+    assert after[1]["differences"] == [{"name": "threshold", "value": "0.5 → 0.7"}]
+    assert after[1]["was"] == before[0]["is_now"]
+
+
+def test_the_same_rows_and_spec_make_the_same_datasets_and_the_same_model(home: Path, use_case: UseCase) -> None:
+    first, second = training(use_case.spec), training(use_case.spec)
+
+    assert first.digest == second.digest
+    assert len({f["digest"] for f in facts("dataset.ingested")}) == 1
+    assert {f["version"] for f in facts("dataset.ingested")} == {1}
+
+
+def test_every_row_of_task_run_tells_its_inputs_and_outputs(home: Path, use_case: UseCase) -> None:
+    training(use_case.spec)
+
+    rows = {row["task"]: row for run in read.flow_runs(open_store()) for row in read.task_runs(open_store(), run["id"])}
+
+    made = [json.loads(rows[stage]["outputs"])[0]["of"] for stage in ("ingest", "validate", "build_features")]
+    read_by = [json.loads(rows[stage]["inputs"])[0]["of"] for stage in ("validate", "build_features", "split")]
+    assert made == read_by == ["loans/ingested", "loans/validated", "loans/features"]
+    assert json.loads(rows["train_model"]["inputs"])[0]["of"] == "loans/train"
+    assert all(row["state"] == "completed" and row["duration_seconds"] is not None for row in rows.values())
+
+
+def test_personal_columns_and_secrets_are_in_nothing_that_we_write(home: Path, use_case: UseCase) -> None:
+    rows = loans()
+    rows[3]["debt"] = -1  # so that a rejected dataset, a message and an exception are written too
+    training(use_case.write(loans()).spec)
+    with pytest.raises(DatasetRejected):
+        training(use_case.write(rows).spec, cause=f"told by {EMAIL} with {TOKEN}")
+
+    written = everything_written(home)
+
+    assert "loans/rejected" in written
+    assert EMAIL not in written
+    assert TOKEN not in written
+    assert "person-" not in written  # the entity key stands as its keyed hash
+
+
+def everything_written(home: Path) -> str:
+    """All texts under AUDIT_HOME: database cells, logs, and every artifact, tables and models unpacked."""
+    import zipfile
+
+    found = []
+    for path in home.rglob("*"):
+        if not path.is_file() or path.name.endswith((".db-wal", ".db-shm")):
+            continue
+        data = path.read_bytes()
+        if path.suffix == ".db":
+            found.append("\n".join(sqlite3.connect(path).iterdump()))
+        elif data[:4] == b"PAR1":
+            found.append(pl.read_parquet(data).write_csv())
+        elif data[:2] == b"PK":
+            with zipfile.ZipFile(path) as archive:
+                found += [archive.read(name).decode("latin-1") for name in archive.namelist()]
+        else:
+            found.append(data.decode("latin-1"))
+    return "\n".join(found)
+
+
+def test_every_artifact_that_an_event_names_is_there(home: Path, use_case: UseCase) -> None:
+    training(use_case.spec)
+
+    bodies = [json.dumps(event.payload) for event in read.events(open_store())]
+    addresses = {word for body in bodies for word in body.split('"') if word.startswith("artifact://")}
+
+    assert len(addresses) > 5
+    assert all(blobs.get(address) for address in addresses)
