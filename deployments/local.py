@@ -270,7 +270,7 @@ class Child:
     def epitaph(self) -> ChildEnded:
         """How it ended, and its last words."""
         words = self.log.read_text(errors="replace").strip().splitlines()
-        last = f" Its last words: {words[-1].strip()}" if words else ""
+        last = f" Its last words: “{words[-1].strip()}”." if words else ""
         return ChildEnded(f"The {self.name} ended with code {self.process.returncode}.{last}", hint=f"See {self.log}.")
 
 

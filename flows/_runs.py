@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audit import record
+from audit.errors import NotFound
 from audit.events.payloads import RetrainingFacts, used
 from audit.events.references import ModelVersion, Window
 from audit.recording.changes import note_change
 from audit.recording.circumstances import code_of, surroundings
 from audit.spec.load import load_spec, spec_digest
 from audit.spec.model import Spec
+from audit.store import read
+from audit.store.engine import open_store
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -43,9 +46,14 @@ def begin(spec_file: str) -> Spec:
 def note_retraining(
     spec: Spec, window: Window, cause: str | None, challenger: ModelVersion | None = None, promoted: bool | None = None
 ) -> None:
-    """That an event asked for a new model, and, once there is a challenger, what came of it."""
+    """That an event asked for a new model, and, once there is a challenger, what came of it.
+
+    Raises NotFound if no such event is on record.
+    """
     if cause is None:
         return
+    if not read.event(open_store(), cause):
+        raise NotFound("The cause of this training is no event on record.", hint="Take an id from `audit events`.")
     type = "retraining.completed" if challenger else "retraining.requested"
     facts = RetrainingFacts(
         spec=spec.name,

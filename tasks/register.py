@@ -38,13 +38,12 @@ def register(model: ModelVersion, evaluation: Evaluation, spec: Spec, cause: str
     from audit.store.engine import open_store
 
     numbered = model.model_copy(update={"version": read.next_model_version(open_store(), spec.name)})
-    held = sum(gate.held for gate in evaluation.gates)
     facts = StageFacts(
         spec=spec.name,
         model=used("model", numbered),
         version=numbered.version,
         environment="none",
-        reason=f"trained and evaluated, {held} of {len(evaluation.gates)} gates held",
+        reason=f"trained and evaluated, {_gates_held(evaluation)}",
         cause=cause,
     )
     record("model.registered", facts, subject=frames.subject(numbered))
@@ -84,7 +83,7 @@ def _put_into_production(
     model: ModelVersion, champion: ModelVersion | None, evaluation: Evaluation, spec: Spec, cause: str | None
 ) -> str:
     compared = f"against v{champion.version}: {evaluation.against_champion()}" if champion else "the first champion"
-    reason = f"all {len(evaluation.gates)} gates held; {compared}"
+    reason = f"{_gates_held(evaluation)}; {compared}"
     staged = StageFacts(
         spec=spec.name,
         model=used("model", model),
@@ -129,6 +128,10 @@ def _turn_away(model: ModelVersion, against: str, spec: Spec, cause: str | None)
     )
     record("model.rejected", facts, subject=frames.subject(model))
     return f"**{spec.name} v{model.version}** was rejected: {against}.\n"
+
+
+def _gates_held(evaluation: Evaluation) -> str:
+    return f"{sum(gate.held for gate in evaluation.gates)} of {len(evaluation.gates)} gates held"
 
 
 def _named(model: ModelVersion | None) -> str:

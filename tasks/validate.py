@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from audit import record, task
 from audit.artifacts import datasets, reports
-from audit.errors import BadData
+from audit.errors import BadData, DatasetRejected
 from audit.events.payloads import Expectation, Named, ValidationFacts, used
 from audit.events.references import DatasetVersion, Report
 from audit.spec.model import Column, Dtype, Spec
@@ -142,7 +142,7 @@ def rules_of(spec: Spec) -> Iterator[Rule]:
 def validate(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
     """The rows that hold every rule. What broke one is kept as `<spec>/rejected`, with the rules in `reason`.
 
-    Raises BadData if a critical rule did not hold.
+    Raises DatasetRejected if a critical rule did not hold.
     """
     found = check(frames.read(rows), spec)
     rejected = datasets.put(found.rejected, f"{spec.name}/rejected") if found.rejected.height else None
@@ -161,7 +161,7 @@ def validate(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
     )
     _put_on_record(facts, rows, found, page)
     if valid is None:
-        raise BadData(
+        raise DatasetRejected(
             f"{rows.name} version {rows.version} breaks critical rules: {', '.join(found.critical)}.",
             hint=f"Mend the source, or the rules in the spec {spec.name}.",
         )

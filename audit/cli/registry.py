@@ -27,7 +27,7 @@ def models(
         output.write_json([asdict(model) for model in found])
         return
     head = ("model", "version", "environment", "AUC", "gates", "trained on", "registered (UTC)", "reason")
-    rows = output.table(head, map(_model, found), wrapping=("environment", "trained on", "reason"))
+    rows = output.table(head, map(_model, found), wrapping=("trained on", "reason"))
     output.show(rows if found else output.styled("No model is registered yet."))
 
 

@@ -119,7 +119,7 @@ def _list(found: Sequence[Row]) -> "Table":
         [*head, *(["deployment"] if deployed else [])],
         rows,
         numbers=("duration", "task runs"),
-        wrapping=("name", "flow", "task runs", "deployment"),
+        wrapping=("name", "task runs", "deployment"),
     )
 
 

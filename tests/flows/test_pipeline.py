@@ -11,7 +11,9 @@ from typing import Any
 
 import polars as pl
 import pytest
+import yaml
 
+from audit import flow, task
 from audit.artifacts import blobs
 from audit.errors import BadData, DatasetRejected, NotFound, SpecError, UserError
 from audit.events.references import Window
@@ -22,9 +24,10 @@ from flows.monitoring import monitoring
 from flows.pipeline import pipeline
 from flows.scoring import scoring
 from flows.training import training
-from tests.flows.conftest import EMAIL, TOKEN, UseCase, loans
+from tests.flows.conftest import EMAIL, SPEC, TOKEN, UseCase, loans
 
 A_MONTH = 12 * 30  # rows
+TYPO = yaml.safe_dump({("titel" if key == "title" else key): value for key, value in SPEC.items()}, sort_keys=False)
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
@@ -156,7 +159,7 @@ def test_a_row_that_cannot_be_scored_is_on_record_and_stops_nobody(home: Path, u
 @pytest.mark.parametrize(
     ("file", "text", "kind", "said"),
     [
-        ("loans.yaml", "name: loans\ntitel: x\n", SpecError, r"loans\.yaml:2: .*Did you mean 'title'\?"),
+        ("loans.yaml", TYPO, SpecError, r"loans\.yaml:\d+: .*Did you mean 'title'\?"),
         ("loans.csv", "", BadData, "empty"),
         ("loans.csv", "applied,income\n2024-01-01,1\n", UserError, "applicant"),
     ],
@@ -220,18 +223,35 @@ def test_every_row_of_task_run_tells_its_inputs_and_outputs(home: Path, use_case
 
 
 def test_personal_columns_and_secrets_are_in_nothing_that_we_write(home: Path, use_case: UseCase) -> None:
+    training(use_case.spec)
+    with pytest.raises(NotFound):
+        training(use_case.spec, cause=f"told by {EMAIL} with {TOKEN}")
     rows = loans()
     rows[3]["debt"] = -1  # so that a rejected dataset, a message and an exception are written too
-    training(use_case.write(loans()).spec)
+    use_case.write(rows)
     with pytest.raises(DatasetRejected):
-        training(use_case.write(rows).spec, cause=f"told by {EMAIL} with {TOKEN}")
+        training(use_case.spec)
+    with pytest.raises(ValueError, match="told by"):
+        a_users_flow(EMAIL, {"password": "hunter2", "of": [TOKEN]})
 
     written = everything_written(home)
 
     assert "loans/rejected" in written
     assert EMAIL not in written
     assert TOKEN not in written
+    assert "hunter2" not in written
+    assert "a_users_task" in written
     assert "person-" not in written  # the entity key stands as its keyed hash
+
+
+@task
+def a_users_task(who: str, how: dict[str, object]) -> None:
+    raise ValueError(f"told by {who} with {how}")
+
+
+@flow
+def a_users_flow(who: str, how: dict[str, object]) -> None:
+    a_users_task(who, how)
 
 
 def everything_written(home: Path) -> str:

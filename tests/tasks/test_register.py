@@ -82,7 +82,7 @@ def test_a_better_challenger_replaces_the_champion_and_says_by_how_much(home, lo
         ("model.deployed", "model/loans/v2", "production", 1),
         ("model.retired", "model/loans/v1", "none", None),
     ]
-    assert reason("model.deployed") == "all 2 gates held; against v1: AUC +0.011 [+0.004, +0.018]"
+    assert reason("model.deployed") == "2 of 2 gates held; against v1: AUC +0.011 [+0.004, +0.018]"
     assert reason("model.retired") == "replaced by v2"
 
 

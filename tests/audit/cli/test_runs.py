@@ -20,18 +20,8 @@ def test_runs_lists_the_latest_first_with_their_task_runs(audit: Audit, day: Day
 
     assert [(row["id"], row["task_runs"]) for row in found] == [(day.training.id, 4), (day.pipeline.id, 0)]
     head, training, _ = audit("runs").stdout.splitlines()
-    assert head.split() == [
-        "run",
-        "name",
-        "flow",
-        "state",
-        "started",
-        "(UTC)",
-        "duration",
-        "task",
-        "runs",
-        "deployment",
-    ]
+    assert head.split("  ")[0] == "run"
+    assert head.endswith("duration  task runs")
     assert training.startswith(day.training.id[-8:])
     assert "2026-11-24 21:04:02    12.4 s" in training
     assert len(audit("runs", "--limit", "1").stdout.splitlines()) == 2
