@@ -131,7 +131,7 @@ def plain(text: str) -> str:
 
 
 def short_id(id: str) -> str:
-    """What names a run or event for people. The ending: ids begin with their time, so a minute's ids begin alike."""
+    """What names a run or event for people. The ending, for a UUIDv7 begins with its time: a minute's ids are alike."""
     return id[-SHORT_ID:]
 
 

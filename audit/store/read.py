@@ -194,8 +194,8 @@ def task_runs_by_prefix(store: AuditStore, prefix: str) -> list[dict[str, Any]]:
 def run_ids(store: AuditStore, part: str) -> list[tuple[str, str]]:
     """(`flow_run` or `task_run`, id) of the runs whose id begins with `part`, or where there is none, ends so.
 
-    Prefect's ids are UUIDv7: those of one minute begin alike, so the ending is what people tell them apart by. It
-    takes a scan of the index. At most four, for saying that `part` is ambiguous.
+    Task runs' ids are UUIDv7: those of one minute begin alike, so the ending is what people tell them apart by. It
+    takes a scan of the index. At most two of a kind, for saying that `part` is ambiguous.
     """
     for matches in ("{id} >= :low AND {id} < :high", "{id} IS NOT NULL AND substr({id}, -length(:low)) = :low"):
         sql = " UNION ALL ".join(

@@ -75,9 +75,9 @@ def start(home: Path) -> Local:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "deployments.local", "--port", str(port)],
+        # A shell without job control has `make ui &` ignore SIGINT, and so does this one.
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-m", "deployments.local", "--port", str(port)],
         cwd=CLONE, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # as a shell does for `make ui &`
     )  # fmt: skip
     return Local(process, home, environment)
 
