@@ -40,7 +40,7 @@ $(ready): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -m venv .venv
 	@$(bin)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv
-	@$(bin)/python -m uv pip sync --quiet --no-cache --python $(bin)/python --require-hashes requirements.lock
+	@$(bin)/python -m uv pip sync --quiet --compile-bytecode --no-cache --python $(bin)/python --require-hashes requirements.lock
 	@$(bin)/python -m uv pip install --quiet --no-cache --python $(bin)/python --no-deps --editable .
 	@mkdir -p var
 	@touch $@

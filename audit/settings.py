@@ -31,11 +31,6 @@ class Settings:
     alert_url: str | None = None
 
     @property
-    def database_path(self) -> Path | None:
-        """The store's file, where the store is a file."""
-        return Path(self.database_url.removeprefix("sqlite:///")) if self.database_url.startswith("sqlite") else None
-
-    @property
     def spool_path(self) -> Path:
         return self.home / "spool.db"
 

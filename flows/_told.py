@@ -186,7 +186,7 @@ class Story:
             f"{total} events in the store · {seconds:.0f} s"
         )
         self.console.print(
-            f"Next:  audit runs · audit run {(self.flow_run or '')[:8]} · make ui · audit events --type 'drift.*'"
+            f"Next:  audit runs · audit run {(self.flow_run or '')[-8:]} · make ui · audit events --type 'drift.*'"
         )
 
 
@@ -230,7 +230,7 @@ def _evaluated(facts: Facts) -> tuple[str, str, str]:
 def _promoted(facts: Facts) -> tuple[str, str, str]:
     if "model.deployed" in facts:
         deployed = facts["model.deployed"]
-        reason = f", because event {deployed['cause'][:8]}…" if deployed.get("cause") else ""
+        reason = f", because event …{deployed['cause'][-8:]}" if deployed.get("cause") else ""
         return "✓", "promote", f"v{deployed['version']} is champion in production{reason}"
     rejected = facts["model.rejected"]
     return "!", "promote", f"v{rejected['version']} not promoted: {rejected['reason']}"

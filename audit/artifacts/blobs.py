@@ -53,14 +53,14 @@ def get(address: str) -> bytes:
         data = bytes(obstore.get(_store(), _key(digest)).bytes())
     except FileNotFoundError:
         raise ArtifactUnavailable(
-            f"{address} is missing under {_root_shown()}.",
+            f"{address} is missing under {root_shown()}.",
             hint="Bring the file back from a copy, or set AUDIT_ARTIFACTS_URL to the root that holds it.",
         ) from None
     except (BaseError, OSError) as broken:
         raise _unreachable("read", broken) from broken
     if hashlib.sha256(data).hexdigest() != digest:
         raise ArtifactUnavailable(
-            f"{address} differs: the bytes under {_root_shown()} have another SHA-256.",
+            f"{address} differs: the bytes under {root_shown()} have another SHA-256.",
             hint="Keep the file as it is and compare it with a copy from before.",
         )
     return data
@@ -68,7 +68,7 @@ def get(address: str) -> bytes:
 
 def local_path(address: str) -> Path | None:
     """Where the bytes of `address` lie on this machine; None if the root is remote or they are missing."""
-    folder = _folder(settings().artifacts_url)
+    folder = folder_of(settings().artifacts_url)
     path = folder / _key(_hex(address)) if folder else None
     return path if path and path.is_file() else None
 
@@ -103,14 +103,14 @@ def _store() -> "ObjectStore":
 def _open(url: str) -> "ObjectStore":
     from obstore.store import LocalStore, from_url
 
-    folder = _folder(url)
+    folder = folder_of(url)
     if folder is None:
         return from_url(url)
     folder.mkdir(parents=True, exist_ok=True)
     return LocalStore(folder)
 
 
-def _folder(url: str) -> Path | None:
+def folder_of(url: str) -> Path | None:
     """The folder that `url` means: a plain path or file://; None for an object store."""
     parts = urlsplit(url)
     if parts.scheme == "file":
@@ -130,14 +130,15 @@ def _hex(address: str) -> str:
     return match[1]
 
 
-def _root_shown() -> str:
+def root_shown() -> str:
+    """The artifacts' root as it may be shown: without password or query."""
     url = settings().artifacts_url
-    return str(_folder(url) or _SECRET_PARTS.sub("", url))
+    return str(folder_of(url) or _SECRET_PARTS.sub("", url))
 
 
 def _unreachable(what_failed: str, broken: Exception) -> ArtifactUnavailable:
     reason = _SECRET_PARTS.sub("", str(broken).partition("\n")[0])  # further lines are obstore's own debug output
     return ArtifactUnavailable(
-        f"Artifacts cannot be {what_failed} under {_root_shown()} ({reason}).",
+        f"Artifacts cannot be {what_failed} under {root_shown()} ({reason}).",
         hint="Make room or give access, or set AUDIT_ARTIFACTS_URL to a root that can be written.",
     )

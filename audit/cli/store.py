@@ -5,7 +5,6 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
-from urllib.parse import unquote, urlsplit
 
 import typer
 
@@ -144,10 +143,11 @@ def _waiting(spool: Path) -> int:
 
 def _artifacts(url: str) -> tuple[str, int | None, int | None]:
     """The artifacts' root without any password; files and bytes in it where it is a folder."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("", "file"):
-        return f"{parts.scheme}://{parts.hostname or ''}{parts.path}", None, None
-    folder = Path(unquote(parts.path) if parts.scheme else url)
+    from audit.artifacts.blobs import folder_of, root_shown
+
+    folder = folder_of(url)
+    if folder is None:
+        return root_shown(), None, None
     sizes = [_size(Path(at, name)) for at, _, names in os.walk(folder) for name in names]
     return str(folder), len(sizes), sum(sizes)
 

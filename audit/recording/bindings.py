@@ -343,7 +343,7 @@ def _patch(point: Point) -> bool:
 
 
 def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("+")[0].split(".")[:3] if part.isdigit())
+    return tuple(int(part) for part in text.split("+", maxsplit=1)[0].split(".")[:3] if part.isdigit())
 
 
 _EMITTED = ("task_run", "initial_state", "validated_state", "follows")

@@ -13,11 +13,12 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audit.errors import KeyUnavailable
+from audit.errors import KeyUnavailable, StoreUnavailable
 from audit.events.canonical import digest_of
 from audit.events.payloads import Code, DeploymentOfRun, Surroundings
 from audit.privacy.mask_key import create_mask_key, keyed, read_mask_key
 from audit.settings import settings
+from audit.store.engine import sqlite_path
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -43,10 +44,10 @@ def actor() -> str:
     """
     where = settings()
     try:
-        if where.database_path and not where.database_path.exists():
+        if not sqlite_path(where.database_url).exists():
             create_mask_key(where.keys_path)
         return _actor(where.keys_path)
-    except KeyUnavailable:
+    except (KeyUnavailable, StoreUnavailable):
         return UNKNOWN_ACTOR
 
 

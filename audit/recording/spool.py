@@ -12,6 +12,7 @@ from pathlib import Path
 from sqlalchemy import text
 
 from audit.events.event import Event
+from audit.store import read
 from audit.store.append import append
 from audit.store.engine import AuditStore, plain_engine
 
@@ -25,10 +26,7 @@ def spool(path: Path) -> AuditStore:
 
 def waiting(path: Path) -> int:
     """How many events wait in the spool; 0 where there is none."""
-    if not path.exists():
-        return 0
-    with spool(path).reading() as connection:
-        return int(connection.execute(text("SELECT count(*) FROM event")).scalar_one())
+    return read.waiting(spool(path)) if path.exists() else 0
 
 
 def replay(path: Path, store: AuditStore) -> int:

@@ -101,7 +101,7 @@ DATASET_VERSION = "CREATE VIEW dataset_version AS " + " UNION ALL ".join(
                json_extract(p.body, '{at}.version') AS version,
                json_extract(p.body, '{at}.digest') AS digest,
                json_extract(p.body, '{at}.address') AS address,
-               json_extract(p.body, '$.rows') AS rows,
+               json_extract(p.body, '{at}.rows') AS rows,
                json_extract(p.body, '$.window') AS "window",
                e.time AS made_at, e.flow_run_id, e.task_run_id, e.seq AS event_seq, e.id AS event_id
           FROM event e JOIN payload p ON p.event_seq = e.seq

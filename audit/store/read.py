@@ -307,12 +307,9 @@ def datasets(store: AuditStore, *, limit: int | None = None) -> list[dict[str, A
     """Dataset versions, each once, the latest first."""
     return _rows(
         store,
-        """SELECT d.name, d.version, d.digest, d.address, d."window", min(d.made_at) AS first_made_at,
-                  coalesce((SELECT json_extract(made.value, '$.rows') FROM payload p, json_each(p.body) made
-                             WHERE p.event_seq = d.event_seq AND made.type = 'object'
-                               AND json_extract(made.value, '$.digest') = d.digest), d.rows) AS rows,
-                  count(*) AS times, min(d.event_id) AS event_id, max(d.event_seq) AS seq
-             FROM dataset_version d GROUP BY d.name, d.version, d.digest ORDER BY seq DESC LIMIT :limit""",
+        """SELECT name, version, digest, address, "window", min(rows) AS rows, min(made_at) AS first_made_at,
+                  count(*) AS times, min(event_id) AS event_id, max(event_seq) AS seq
+             FROM dataset_version GROUP BY name, version, digest ORDER BY seq DESC LIMIT :limit""",
         {"limit": _all(limit)},
     )
 
