@@ -322,7 +322,7 @@ def _parted(frame: "pl.DataFrame", findings: Sequence[Finding]) -> "tuple[pl.Dat
     import numpy as np
     import polars as pl
 
-    breaking = [found for found in findings if found.rule.by_row and not found.outcome.held]
+    breaking = [found for found in findings if found.rule.by_row and found.broken.size]
     reasons = []
     for found in breaking:
         broke = np.zeros(frame.height, dtype=bool)

@@ -9,7 +9,7 @@ import inspect
 import os
 from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 from functools import update_wrapper, wraps
 from types import CodeType, FunctionType, ModuleType, TracebackType
@@ -44,8 +44,8 @@ class Point(NamedTuple):
 
 def bind_task(task: AnyTask) -> None:
     """Have every run of `task` recorded. Twice does no harm; a copy shares the wrapper but not the hooks."""
+    _keep_source(task)
     if not is_bound(task):
-        _keep_source(task)
         task.fn = recorded(task.fn, isasync=task.isasync, isgenerator=task.isgenerator)
     running, end = (
         (hooks.record_async_task_running, hooks.record_async_task_end)
@@ -212,11 +212,10 @@ def _source_of(fn: Body) -> Body | None:
 
 def _keep_source(task: AnyTask) -> None:
     """A callable object's source is found by its class, which the wrapper hides: cache keys need it."""
-    if task.source_code is None and not hasattr(task.fn, "__code__"):
-        try:
-            task.source_code = inspect.getsource(type(task.fn))
-        except (TypeError, OSError):
-            task.source_code = None
+    source = _source_of(task.fn) or task.fn
+    if task.source_code is None and not hasattr(source, "__code__"):
+        with suppress(TypeError, OSError):  # defined at a prompt: no cache key, as in Prefect
+            task.source_code = inspect.getsource(type(source))
 
 
 def _code_naming(fn: Body, code: CodeType) -> CodeType:

@@ -81,6 +81,11 @@ def forget_flow_run(run: FlowRun) -> None:
     _flow_runs.pop(str(run.id), None)
 
 
+def known_here() -> int:
+    """How many runs this process keeps something of."""
+    return len(_task_runs) + len(_flow_runs)
+
+
 def without_owner(fn: Callable[..., object], parameters: Mapping[str, object]) -> dict[str, object]:
     """Arguments without the instance or class that a method is bound to."""
     owners = [owner for name in _OWNERS if (owner := getattr(fn, name, None)) is not None]

@@ -82,7 +82,7 @@ def start(home: Path) -> Local:
     return Local(process, home, environment)
 
 
-def until(reached: Callable[[], bool], seconds: float) -> None:
+def until(reached: Callable[[], object], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not reached():
         assert time.monotonic() < end, f"not within {seconds} s"
@@ -107,7 +107,7 @@ def test_a_day_with_make_ui(make_ui, visits):
     assert_on_record(local.home, run)
 
     going_on = started(api, "pipeline", {"spec_file": str(visits)})
-    until(lambda: state(api, going_on)["state_type"] == "RUNNING", 60)
+    until(lambda: recorded(local.home, going_on), 120)
     last_words = local.end(signal.SIGINT)
 
     assert local.process.returncode == 0

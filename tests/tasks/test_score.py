@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import polars as pl
 import pytest
 from sklearn.pipeline import Pipeline
@@ -80,14 +79,17 @@ def test_rows_that_the_model_raises_on_are_found_and_the_others_scored(later_loa
     assert decisions["score"].null_count() == len(planted)
 
 
-def test_a_row_without_a_finite_score_has_failed(later_loans, pipeline, loan_spec):
+@pytest.mark.parametrize("given", [math.nan, math.inf])
+def test_a_row_without_a_finite_score_has_failed(later_loans, pipeline, loan_spec, given):
     class Undecided(Pipeline):
         def predict_proba(self, X):
             probabilities = super().predict_proba(X)
-            probabilities[4] = np.nan
+            probabilities[4] = given
             return probabilities
 
-    assert failed(decide(later_loans, Undecided(pipeline.steps), CHAMPION, loan_spec)) == {4: NO_SCORE}
+    decisions = decide(later_loans, Undecided(pipeline.steps), CHAMPION, loan_spec)
+    assert failed(decisions) == {4: NO_SCORE}
+    assert decisions["score"].null_count() == decisions["decision"].null_count() == 1
 
 
 def test_a_model_that_raises_on_many_rows_is_a_fault_of_the_batch(later_loans, pipeline, loan_spec):

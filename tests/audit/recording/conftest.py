@@ -1,0 +1,48 @@
+"""Fixtures of recording: a Prefect server for the module's runs, and what they leave on record."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Events = Callable[..., list[dict[str, Any]]]
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One temporary server for all in-process runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DO_NOT_TRACK", "1")
+        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+        from prefect.settings import (
+            PREFECT_LOGGING_TO_API_ENABLED,
+            PREFECT_SERVER_ANALYTICS_ENABLED,
+            temporary_settings,
+        )
+        from prefect.testing.utilities import prefect_test_harness
+
+        quiet = {PREFECT_LOGGING_TO_API_ENABLED: False, PREFECT_SERVER_ANALYTICS_ENABLED: False}
+        with temporary_settings(quiet), prefect_test_harness(server_startup_timeout=180):
+            yield
+
+
+@pytest.fixture
+def events(home: Path, prefect_server: None) -> Events:
+    """Asks the store of this test: events of a type, in order, with their payloads under `payload`."""
+
+    def ask(type: str = "*") -> list[dict[str, Any]]:
+        if not (home / "audit.db").exists():
+            return []
+        store = sqlite3.connect(f"file:{home}/audit.db?mode=ro", uri=True)
+        store.row_factory = sqlite3.Row
+        rows = store.execute(
+            "SELECT event.*, body FROM event JOIN payload ON event_seq = seq WHERE type GLOB ? ORDER BY seq", (type,)
+        )
+        return [dict(row) | {"payload": json.loads(row["body"])} for row in rows]
+
+    os.environ.pop("AUDIT_MODE", None)
+    return ask

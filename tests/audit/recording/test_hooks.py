@@ -1,0 +1,340 @@
+"""What an event says of a run, and that recording never changes what the run does."""
+
+import asyncio
+import gc
+import time
+from pathlib import Path
+from uuid import UUID
+
+import prefect
+import pytest
+from prefect import task_engine
+from prefect.client.schemas.objects import State, StateType, TaskRun
+from prefect.exceptions import ParameterTypeError
+from prefect.states import Failed, Running
+
+from audit import flow, instrument, task
+from audit.errors import AuditUnavailable
+from audit.events.references import DatasetVersion, ModelVersion
+from audit.events.vocabulary import VOCABULARY
+from audit.recording import bindings, hooks, runs
+from audit.settings import settings
+
+
+def dataset(name: str, version: int = 1) -> DatasetVersion:
+    hexed = f"{hash(name) % 2**32:064x}"
+    return DatasetVersion(
+        address=f"artifact://sha256/{hexed}", digest=f"sha256:{hexed}", name=name, version=version, rows=3
+    )
+
+
+MODEL = ModelVersion(address="artifact://sha256/aa", digest="sha256:bb", name="flights", version=2)
+
+
+def types(found: list[dict[str, object]]) -> list[object]:
+    return [event["type"] for event in found]
+
+
+def test_lineage_is_read_off_arguments_and_results(events):
+    @task
+    def ingest():
+        return dataset("flights/ingested")
+
+    @task
+    def join(rows, others, named):
+        return [dataset("flights/train"), {"model": MODEL}]
+
+    @flow
+    def joins():
+        join(ingest.submit(), (dataset("a"), [dataset("b")]), {"m": MODEL, "n": 3})
+
+    joins()
+    done = next(event["payload"] for event in events("task_run.completed") if event["payload"]["of"] == "join")
+    assert [(used["name"], used["of"]) for used in done["inputs"]] == [
+        ("rows", "flights/ingested"), ("others", "a"), ("others", "b"), ("named", "flights"),
+    ]  # fmt: skip
+    assert [(used["name"], used["kind"], used["version"]) for used in done["outputs"]] == [
+        ("return", "dataset", 1), ("return", "model", 2),
+    ]  # fmt: skip
+    assert done["flow_name"] == "joins"
+
+
+def test_inputs_of_a_cached_run_are_on_record_though_its_body_never_ran(events):
+    @task(cache_key_fn=lambda context, parameters: "the same", persist_result=True)
+    def once(rows):
+        return rows
+
+    once(dataset("a"))
+    once(dataset("a"))
+    cached = events("task_run.cached")[0]["payload"]
+    assert cached["inputs"][0]["of"] == cached["outputs"][0]["of"] == "a"
+
+
+def test_parameters_are_on_record_without_what_is_secret(events):
+    @task
+    def connect(password, rows):
+        raise ValueError("refused for jane.doe@example.org")
+
+    with pytest.raises(ValueError, match=r"jane\.doe"):
+        connect("hunter2-hunter2", rows=5)
+    everything = str(events())
+    assert "hunter2" not in everything
+    assert "jane.doe" not in everything
+    assert {"name": "rows", "value": 5} in events("task_run.failed")[0]["payload"]["parameters"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_every_attempt_of_a_flow_is_told_with_its_error(events, asynchronous):
+    tries = []
+
+    def fails_twice():
+        tries.append(1)
+        if len(tries) < 3:
+            raise ValueError(f"try {len(tries)}")
+        return MODEL
+
+    if asynchronous:
+
+        @flow(retries=2)
+        async def trying():
+            return fails_twice()
+
+        asyncio.run(trying())
+    else:
+        instrument(prefect.flow(fails_twice, retries=2))()
+    found = events("flow_run.*")
+    assert types(found) == [
+        "flow_run.running", "flow_run.attempt_failed", "flow_run.retrying", "flow_run.attempt_failed",
+        "flow_run.retrying", "flow_run.completed",
+    ]  # fmt: skip
+    assert [event["payload"]["attempt"] for event in found] == [1, 1, 2, 2, 3, 3]
+    assert [found[i]["payload"]["error"]["message"] for i in (1, 3)] == ["try 1", "try 2"]
+    assert found[-1]["payload"]["outputs"][0]["of"] == "flights"
+    assert found[0]["payload"]["surroundings"]["python"]
+    assert found[0]["payload"]["code"]["source_digest"]
+
+
+def test_the_ways_in_which_a_flow_ends_badly_are_told_apart(events):
+    @flow(timeout_seconds=0.2)
+    def slow():
+        time.sleep(5)
+
+    @flow
+    def takes(n: int):
+        return n
+
+    @flow
+    def leaves():
+        raise SystemExit(4)
+
+    slow(return_state=True)
+    with pytest.raises(ParameterTypeError):
+        takes("no number")
+    with pytest.raises(SystemExit):
+        leaves()
+    assert types(events("flow_run.*")) == [
+        "flow_run.running", "flow_run.attempt_failed", "flow_run.timed_out",
+        "flow_run.failed",
+        "flow_run.running", "flow_run.crashed",
+    ]  # fmt: skip
+
+
+def test_a_subflow_names_its_parent(events):
+    @flow
+    def child(n: int):
+        return n
+
+    @flow
+    def parent():
+        return child(1) + child.with_options(name="again")(2)
+
+    assert parent() == 3
+    running = events("flow_run.running")
+    assert [event["payload"].get("parent_flow_run_id") for event in running] == [
+        None, running[0]["flow_run_id"], running[0]["flow_run_id"],
+    ]  # fmt: skip
+    assert not events("task_run.*")
+
+
+@pytest.mark.parametrize("last", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_what_ends_the_process_is_told_before_it_does(events, last, asynchronous):
+    def ends():
+        raise last
+
+    async def ends_async():
+        raise last
+
+    with pytest.raises(type(last)):
+        asyncio.run(task(ends_async)()) if asynchronous else task(ends)()
+    assert types(events("task_run.*")) == ["task_run.running", "task_run.crashed"]
+    assert events("task_run.crashed")[0]["payload"]["error"]["kind"] == type(last).__name__
+
+
+def test_a_cancelled_task_with_a_time_out_is_crashed_and_not_timed_out(events):
+    began = asyncio.Event()
+
+    @task(timeout_seconds=30)
+    async def waits():
+        began.set()
+        await asyncio.sleep(30)
+
+    async def cancel() -> None:
+        running = asyncio.ensure_future(waits())
+        await began.wait()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(cancel())
+    assert types(events("task_run.*")) == ["task_run.running", "task_run.crashed"]
+
+
+def test_a_time_out_is_a_failed_attempt_each_time(events):
+    @task(timeout_seconds=0.1, retries=1)
+    def slow():
+        time.sleep(5)
+
+    slow(return_state=True)
+    found = events("task_run.*")
+    assert types(found) == [
+        "task_run.running", "task_run.attempt_failed", "task_run.retrying", "task_run.attempt_failed",
+        "task_run.timed_out",
+    ]  # fmt: skip
+    assert [event["payload"]["attempt"] for event in found] == [1, 1, 2, 2, 2]
+
+
+@pytest.fixture
+def no_store(home: Path, prefect_server: None) -> Path:
+    """AUDIT_HOME is a file: neither store, nor spool, nor log can be written."""
+    home.write_text("not a folder")
+    return home
+
+
+def test_an_audit_that_cannot_write_changes_neither_result_nor_exception(no_store, caplog):
+    @task(retries=1)
+    def divides(x):
+        return 1 / x
+
+    @flow
+    def dividing(x):
+        return divides(x)
+
+    assert dividing(4) == 0.25
+    with pytest.raises(ZeroDivisionError):
+        dividing(0)
+    assert "NOT ON RECORD" in caplog.text or "not on record" in caplog.text
+
+
+def test_in_mode_strict_no_body_starts_unrecorded(no_store, monkeypatch):
+    monkeypatch.setenv("AUDIT_MODE", "strict")
+    settings.cache_clear()
+    ran = []
+
+    @task
+    def body():
+        ran.append(1)
+
+    @task
+    async def async_body():
+        ran.append(1)
+
+    with pytest.raises(AuditUnavailable, match="not begun"):
+        body()
+    with pytest.raises(AuditUnavailable, match="not begun"):
+        asyncio.run(async_body())
+    assert not ran
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, asyncio.CancelledError], ids=lambda raised: raised.__name__)
+def test_signals_and_time_outs_pass_through_a_hook(raised):
+    def strikes() -> None:
+        raise raised
+
+    with pytest.raises(raised):
+        hooks.warn_if_lost(strikes)
+
+
+@pytest.mark.parametrize("raised", [ValueError("of jane"), SystemExit(1)], ids=lambda raised: type(raised).__name__)
+def test_an_error_of_ours_becomes_a_warning_without_values(raised, caplog):
+    def breaks() -> None:
+        raise raised
+
+    hooks.warn_if_lost(breaks)
+    assert type(raised).__name__ in caplog.text
+    assert "jane" not in caplog.text
+
+
+def test_every_state_of_a_task_run_is_an_event_of_the_vocabulary_or_none():
+    run = TaskRun(task_key="t", dynamic_key="0")
+    found = {hooks.task_event_type(run, State(type=kind)) for kind in StateType} - {None}
+    assert found <= VOCABULARY.keys()
+    assert len(found) == 5
+
+
+def test_one_state_has_one_id_in_the_order_of_time():
+    run, state = TaskRun(task_key="t", dynamic_key="0"), Running()
+    id = hooks.task_event_id(run, state, "task_run.running")
+    assert id == hooks.task_event_id(run, state, "task_run.running")
+    assert id != hooks.task_event_id(TaskRun(task_key="t", dynamic_key="0"), state, "task_run.running")
+    assert UUID(id).version == 8
+    assert UUID(id).int >> 80 == UUID(str(state.id)).int >> 80
+
+
+def test_nothing_is_kept_of_runs_that_ended(events):
+    @task
+    def adds(x):
+        return x + 1
+
+    @flow
+    def adding():
+        return adds.map(range(5)).result()
+
+    gc.collect()
+    before = runs.known_here()
+    adding()
+    gc.collect()
+    assert runs.known_here() == before
+
+
+def test_canary_prefects_private_points_are_where_they_were():
+    assert bindings.UNBOUND == ()
+    assert hasattr(task_engine.emit_task_run_state_change_event, "__audit_original__")
+
+
+def test_an_unknown_prefect_is_left_alone_and_that_is_told(monkeypatch):
+    monkeypatch.setattr(prefect, "__version__", "4.0.0")
+    assert "task_engine.emit_task_run_state_change_event" in bindings.bind_engines()
+
+
+def test_a_point_that_takes_other_parameters_is_left_alone(monkeypatch):
+    def moved(task_run_id: UUID) -> None: ...
+
+    monkeypatch.setattr(task_engine, "emit_task_run_state_change_event", moved)
+    assert bindings.bind_engines() == ("task_engine.emit_task_run_state_change_event",)
+    assert task_engine.emit_task_run_state_change_event is moved
+
+
+def test_without_the_private_points_hooks_and_wrapper_go_on(events, monkeypatch):
+    original = task_engine.emit_task_run_state_change_event.__audit_original__
+    monkeypatch.setattr(task_engine, "emit_task_run_state_change_event", original)
+    copy = prefect.Task.with_options.__audit_original__
+    monkeypatch.setattr(prefect.Task, "with_options", copy)
+
+    @task(retries=1)
+    def fails():
+        return Failed(message="as agreed")
+
+    @task
+    def leaves():
+        raise SystemExit(2)
+
+    fails(return_state=True)
+    with pytest.raises(SystemExit):
+        leaves()
+    fails.with_options(retries=0, on_running=[print], on_failure=[print])(return_state=True)
+    assert types(events("task_run.*")) == [
+        "task_run.running", "task_run.attempt_failed", "task_run.retrying", "task_run.attempt_failed",
+        "task_run.failed",
+        "task_run.running", "task_run.crashed",
+        "task_run.running", "task_run.attempt_failed", "task_run.failed",
+    ]  # fmt: skip
