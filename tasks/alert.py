@@ -7,7 +7,8 @@ service's addresses have one, in no other form, in no log, event or exception.
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -179,24 +180,37 @@ def _lines(*lines: str) -> str:
 
 
 def _attempt(target: "NotifyBase", message: Message) -> str | None:
-    """Why the message did not arrive this time, or None. Of apprise's own words, which may quote the address, only
-    the HTTP status is kept.
-    """
-    from apprise.logger import LogCapture
-
-    with LogCapture(level=logging.WARNING, fmt="%(message)s") as told:
+    """Why the message did not arrive this time, or None if it did."""
+    with _unheard() as said:
         if target.notify(body=message.body, title=message.title):
             return None
-        status = re.search(r"error=(\d{3})\b", told.getvalue())
+    status = re.search(r"error=(\d{3})\b", "\n".join(said))
     return f"it answered {status[1]}" if status else "no answer"
 
 
 def _target(url: str) -> "NotifyBase | None":
     import apprise
 
-    logging.getLogger("apprise").propagate = False  # its lines may hold tokens; ours say what there is to say
-    target = apprise.Apprise.instantiate(url, suppress_exceptions=True)
+    with _unheard():
+        target = apprise.Apprise.instantiate(url, suppress_exceptions=True)
     return target if isinstance(target, apprise.NotifyBase) else None
+
+
+@contextmanager
+def _unheard() -> Iterator[list[str]]:
+    """What apprise says meanwhile. It may quote the address, so that no log gets it, whatever handlers there are."""
+    said: list[str] = []
+
+    def keep(line: logging.LogRecord) -> bool:
+        said.append(line.getMessage())
+        return False
+
+    logger = logging.getLogger("apprise")
+    logger.addFilter(keep)
+    try:
+        yield said
+    finally:
+        logger.removeFilter(keep)
 
 
 def _scheme(target: "NotifyBase") -> str:

@@ -178,7 +178,7 @@ def table(columns: tuple[ColumnDrift, ...]) -> list[dict[str, str]]:
             "score": f"{column.score:.3f}",
             "threshold": f"{column.threshold:.3f}",
             "verdict": "drifted" if column.drifted else "steady",
-            "": bar(column.score / column.threshold),
+            "half full at the threshold": bar(column.score / column.threshold),
         }
         for column in columns
     ]

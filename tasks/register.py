@@ -34,20 +34,25 @@ def objections(challenger: ModelVersion, champion: ModelVersion | None, evaluati
 @task(task_run_name="register {spec.name}")
 def register(model: ModelVersion, evaluation: Evaluation, spec: Spec, cause: str | None = None) -> ModelVersion:
     """The model under the spec's next version number; it is in no environment yet."""
+    from audit.recording.recorder import record_numbered
     from audit.store import read
-    from audit.store.engine import open_store
 
-    numbered = model.model_copy(update={"version": read.next_model_version(open_store(), spec.name)})
-    facts = StageFacts(
-        spec=spec.name,
-        model=used("model", numbered),
-        version=numbered.version,
-        environment="none",
-        reason=f"trained and evaluated, {_gates_held(evaluation)}",
-        cause=cause,
-    )
-    record("model.registered", facts, subject=frames.subject(numbered))
-    return numbered
+    held = sum(gate.held for gate in evaluation.gates)
+
+    def facts(version: int) -> tuple[StageFacts, str]:
+        numbered = model.model_copy(update={"version": version})
+        found = StageFacts(
+            spec=spec.name,
+            model=used("model", numbered),
+            version=version,
+            environment="none",
+            reason=f"trained and evaluated, {held} of {len(evaluation.gates)} gates held",
+            cause=cause,
+        )
+        return found, frames.subject(numbered)
+
+    version = record_numbered("model.registered", lambda connection: read.model_number(connection, spec.name), facts)
+    return model.model_copy(update={"version": version})
 
 
 @task(task_run_name="promote {spec.name} v{model.version}")

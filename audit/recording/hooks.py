@@ -152,8 +152,11 @@ def record_crash(task: AnyTask, task_run: TaskRun, raised: BaseException, source
 def settle_cancellation(task: AnyTask, task_run: TaskRun, state: State[Any], source: str) -> None:
     """An attempt that was told to stop failed if another attempt or a failure follows: it was the time-out."""
     known = runs.of_task_run(task_run)
-    at, known.cancelled_at = known.cancelled_at, None
-    if at is None or not (state.is_failed() or state.is_running() or state.is_scheduled()):
+    at = known.cancelled_at
+    if at is None or state.timestamp < at:  # a crash calls the hooks of the old Running state once more
+        return
+    known.cancelled_at = None
+    if not (state.is_failed() or state.is_running() or state.is_scheduled()):
         return
     attempt = task_run.run_count - 1 if state.is_running() else task_run.run_count
     error = RunError(kind="TimeoutError", message=f"Task run exceeded timeout of {task.timeout_seconds} second(s)")

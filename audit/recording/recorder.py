@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypedDict
 
+from sqlalchemy import Connection
+
 from audit.errors import AuditUnavailable, KeyUnavailable, StoreUnavailable
 from audit.events.event import Event, make_event
 from audit.events.payloads import Payload, StoreFacts
@@ -20,6 +22,7 @@ from audit.recording import circumstances, spool
 from audit.recording.initialise import initialise
 from audit.settings import Settings, settings
 from audit.store.append import append as append_to_store
+from audit.store.append import append_numbered
 from audit.store.engine import open_store
 
 SOURCE = "prefect-audit/recorder"
@@ -49,14 +52,34 @@ def record(
     return event.id
 
 
+def record_numbered(type: str, number: Callable[[Connection], int], facts: Callable[[int], tuple[Payload, str]]) -> int:
+    """Put on record the facts and subject that `facts` gives for the number that `number` reads; returns it.
+
+    Number and event are one transaction, so that two at once get two numbers. A store that can be read but not
+    written gives a number all the same, and the event waits in the spool; one that cannot be read raises
+    StoreUnavailable.
+    """
+
+    def make(drawn: int) -> Event:
+        payload, subject = facts(drawn)
+        return make_event(type, payload, source=SOURCE, subject=subject, actor=circumstances.actor(), **_run())
+
+    store = open_store()
+    try:
+        drawn, event = append_numbered(store, number, make)
+    except StoreUnavailable:
+        with store.reading() as connection:
+            drawn = number(connection)
+        append(make(drawn))
+    else:
+        _tell(event)
+    return drawn
+
+
 def append(event: Event) -> None:
     """Put one event into the store, else into the spool. Raises AuditUnavailable in mode `strict` only."""
-    from audit.recording.logs import tell
-
     _recorder().append(event)
-    tell(event)
-    for listener in _listeners:
-        listener(event)
+    _tell(event)
 
 
 def flow_ended() -> None:
@@ -68,6 +91,14 @@ def flow_ended() -> None:
 def listen(listener: Listener) -> None:
     """Have `listener(event)` called for every event that this process puts on record."""
     _listeners.append(listener)
+
+
+def _tell(event: Event) -> None:
+    from audit.recording.logs import tell
+
+    tell(event)
+    for listener in _listeners:
+        listener(event)
 
 
 def _run() -> "Around":

@@ -20,15 +20,19 @@ def append(store: AuditStore, events: Sequence[Event]) -> int:
         return sum(_insert(connection, event) for event in events)
 
 
-def append_numbered(store: AuditStore, number: Callable[[Connection], int], make: Callable[[int], Event]) -> int:
-    """Append the event made for the number that `number` reads under the write lock; returns that number.
+def append_numbered(
+    store: AuditStore, number: Callable[[Connection], int], make: Callable[[int], Event]
+) -> tuple[int, Event]:
+    """Append the event made for the number that `number` reads under the write lock; returns both.
 
     Two processes that number the same thing get different numbers: the second reads after the first wrote.
+    Raises StoreUnavailable.
     """
     with store.writing() as connection:
         drawn = number(connection)
-        _insert(connection, make(drawn))
-        return drawn
+        event = make(drawn)
+        _insert(connection, event)
+        return drawn, event
 
 
 def _insert(connection: Connection, event: Event) -> bool:

@@ -135,14 +135,8 @@ def dataset_number(store: AuditStore, name: str, digest: str) -> int:
     return int(highest or 0) + 1
 
 
-def next_model_version(store: AuditStore, spec: str) -> int:
-    """The version number that the next registered model of `spec` gets."""
-    with store.reading() as connection:
-        return model_number(connection, spec)
-
-
 def model_number(connection: Connection, spec: str) -> int:
-    """The same, under a lock that the caller holds."""
+    """The version number that the next registered model of `spec` gets, if the caller holds the write lock."""
     highest = connection.execute(
         text(
             """SELECT max(json_extract(p.body, '$.version')) FROM event e JOIN payload p ON p.event_seq = e.seq

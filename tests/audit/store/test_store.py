@@ -89,10 +89,11 @@ def test_replacing_an_event_leaves_the_first(store: AuditStore, home: Path) -> N
     append(store, [an_event()])
     before = raw(home).execute("SELECT * FROM event").fetchall()
 
-    columns = "seq, id, source, type, subject, time, 'critical', actor, flow_run_id, task_run_id, deployment"
-    raw(home).execute(
-        f"INSERT OR REPLACE INTO event SELECT {columns}, trace_id, schema_version, recorded_at, payload_hash, envelope FROM event"
+    columns = (
+        "seq, id, source, type, subject, time, 'critical', actor, flow_run_id, task_run_id, deployment, "
+        "trace_id, schema_version, recorded_at, payload_hash, envelope"
     )
+    raw(home).execute(f"INSERT OR REPLACE INTO event SELECT {columns} FROM event")
 
     assert raw(home).execute("SELECT * FROM event").fetchall() == before
 
@@ -181,7 +182,7 @@ def test_two_that_number_at_once_get_different_numbers(store: AuditStore) -> Non
             facts = StageFacts(spec="flights", model=model, version=version, environment="none", reason="test")
             return make_event("model.registered", facts, source="test", subject="model/flights", actor="p:test")
 
-        drawn.append(append_numbered(store, lambda connection: read.model_number(connection, "flights"), make))
+        drawn.append(append_numbered(store, lambda connection: read.model_number(connection, "flights"), make)[0])
 
     threads = [threading.Thread(target=draw) for _ in range(8)]
     for thread in threads:
