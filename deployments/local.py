@@ -80,6 +80,7 @@ def serve(port: int | None, console: Console) -> None:
         console.print("\nEnding worker and server …")
     finally:
         address.unlink(missing_ok=True)
+        end_runs(api, family.began, console)
         family.end()
     console.print("Ended. Nothing of it runs any more; the record stays.")
 

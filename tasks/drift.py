@@ -6,7 +6,6 @@ on samples of the same size, never under `floor`. The drift rule fires when at l
 reach theirs. It does not see columns that change only together, nor a share of missing values that grows.
 """
 
-import os
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -330,7 +329,6 @@ def _sample(rows: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
 
 def _distance(reference: "pl.DataFrame", current: "pl.DataFrame", name: str, spec: Spec) -> float:
     """What Evidently's report would say of one column, without the report."""
-    _still()
     from evidently.legacy.calculations.stattests import get_stattest
     from evidently.legacy.core import ColumnType
 
@@ -370,7 +368,6 @@ def _empty(rows: "pl.DataFrame", name: str) -> bool:
 
 
 def _report(reference: "pl.DataFrame", current: "pl.DataFrame", limits: dict[str, Threshold], spec: Spec) -> "Snapshot":
-    _still()
     import numpy as np
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
@@ -421,8 +418,3 @@ def _verdict(name: str, score: float, limit: Threshold, spec: Spec, *, one_sided
 def _number(score: float) -> float:
     """NaN is what scipy makes of a Jensen-Shannon divergence that rounding took below zero."""
     return 0.0 if score != score else float(score)
-
-
-def _still() -> None:
-    """Evidently sends nothing home while this is set; it looks at each event."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")

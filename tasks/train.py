@@ -5,7 +5,6 @@ categoricals, on which shap's reasons are silently wrong; on codes they are exac
 """
 
 import math
-import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline
 
-# OpenMP's threads spin while they wait. Where another process wants the same cores, a fit of one second takes
-# ten; asleep they cost nothing measurable. Read once, when scikit-learn is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Whose versions can change what a fit comes to.
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "polars", "pandas", "skops")

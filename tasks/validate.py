@@ -6,7 +6,6 @@ A missing value breaks a rule only where `nulls: 0` says so; a larger share is a
 """
 
 import html
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
     from great_expectations.expectations.expectation import Expectation as Demand
 
-os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when Great Expectations is imported, inside the functions below
 
 RuleSeverity = Literal["warning", "critical"]
 
