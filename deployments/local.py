@@ -32,6 +32,7 @@ PORT = 4200  # Prefect's own
 POOL = "local"  # as in prefect.yaml
 PREFECT = (sys.executable, "-m", "prefect")
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+TRIES = 5
 START_SECONDS = 180  # a first start makes the database; machines are slow
 
 
@@ -69,35 +70,35 @@ def serve(port: int | None, console: Console) -> None:
     home = settings().home
     port = chosen_port(port, console)
     api = f"http://{HOST}:{port}/api"
-    family = Family(home / "logs", environment(home, api))
+    children = Children(home / "logs", environment(home, api))
     address = home / "ui.url"
     try:
-        set_up(family, port, api, console)
+        set_up(children, port, api, console)
         address.write_text(f"{api}\n")
         tell_where_to_look(api, console)
-        family.watch()
+        children.watch()
     except AskedToEnd:
         console.print("\nEnding worker and server …")
     finally:
         address.unlink(missing_ok=True)
-        end_runs(api, family.began, console)
-        family.end()
+        end_runs(api, children.began, console)
+        children.end()
     console.print("Ended. Nothing of it runs any more; the record stays.")
 
 
-def set_up(family: "Family", port: int, api: str, console: Console) -> None:
+def set_up(children: "Children", port: int, api: str, console: Console) -> None:
     """Server, store and keys, worker with its pool, deployments; a line as each is there."""
     with step("server", api.removesuffix("/api"), console):
-        family.start("server", "server", "start", "--host", HOST, "--port", str(port))
+        children.start("server", "server", "start", "--host", HOST, "--port", str(port))
         make_record()
-        family.wait_until(lambda: bool(ask("GET", f"{api}/health")), START_SECONDS)
+        children.wait_until(lambda: bool(ask("GET", f"{api}/health")), START_SECONDS)
     with step("worker", f"work pool {POOL}, one run at a time", console):
-        family.start("worker", "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL, "--limit", "1")
-        family.wait_until(lambda: worker_reported(api, family.began), START_SECONDS)
-        close_left_over(api, family.began)
-        family.wait_until(lambda: queue_paused(api, False), START_SECONDS)
+        children.start("worker", "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL, "--limit", "1")
+        children.wait_until(lambda: worker_reported(api, children.began), START_SECONDS)
+        close_left_over(api, children.began)
+        children.wait_until(lambda: queue_paused(api, False), START_SECONDS)
     with step("deployments", "from prefect.yaml", console):
-        family.run("deploy", "--no-prompt", "deploy", "--all")
+        children.run("deploy", "--no-prompt", "deploy", "--all")
 
 
 def environment(home: Path, api: str) -> dict[str, str]:
@@ -107,6 +108,7 @@ def environment(home: Path, api: str) -> dict[str, str]:
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
         **os.environ,
+        **{name: f"{os.environ[name]},{HOST}" if os.environ.get(name) else HOST for name in ("NO_PROXY", "no_proxy")},
         "AUDIT_HOME": str(home),
         "PREFECT_API_URL": api,
     }
@@ -161,11 +163,15 @@ def make_record() -> None:
 
 
 def ask(method: str, url: str, body: dict[str, Any] | None = None) -> Any | None:
-    """What the server answers, as JSON; None if it does not, or not now: its SQLite is refused under load."""
-    try:
-        found = httpx.request(method, url, json=body, timeout=10)
-    except httpx.HTTPError:
-        return None
+    """What the server answers, as JSON; None if it does not, also after a few tries: under load its SQLite refuses."""
+    for _ in range(TRIES):
+        try:
+            found = httpx.request(method, url, json=body, timeout=10, trust_env=False)
+        except httpx.HTTPError:
+            return None
+        if found.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(0.5)
     if not found.is_success:
         return None
     return found.json() if found.content else True
@@ -232,7 +238,7 @@ def signalled(pid: int, number: int) -> bool:
     """Send a signal to the session that `pid` leads, if there is one."""
     try:
         os.killpg(pid, number)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # gone; or its number is another user's by now
         return False
     return True
 
@@ -248,15 +254,21 @@ def step(name: str, what: str, console: Console) -> Iterator[None]:
 
 def tell_where_to_look(api: str, console: Console) -> None:
     """What one can do now."""
+    scripts = shown(Path(sys.executable).parent)
     console.print(
-        f"\nUI          [bold]{api.removesuffix('/api')}[/bold]\n"
-        f"Start a run from the UI (Deployments), or  make run, or\n"
-        f"            PREFECT_API_URL={api} prefect deployment run 'pipeline/pipeline'\n"
-        f"The record  audit runs\n"
-        f"Logs        {settings().home / 'logs'}\n"
+        f"\nUI            [bold]{api.removesuffix('/api')}[/bold]\n"
+        f"Start a run   in the UI under Deployments; by  make run  in another terminal; or by\n"
+        f"              PREFECT_API_URL={api} {scripts}/prefect deployment run pipeline/pipeline\n"
+        f"See it        {scripts}/audit runs\n"
+        f"Logs          {shown(settings().home / 'logs')}\n"
         "\nCtrl-C ends worker and server.",
         soft_wrap=True,
     )
+
+
+def shown(path: Path) -> Path:
+    """As one would type it here."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,20 +279,20 @@ class Child:
     process: subprocess.Popen[bytes]
     log: Path
 
-    def epitaph(self) -> ChildEnded:
+    def how_it_ended(self) -> ChildEnded:
         """How it ended, and its last words."""
         words = self.log.read_text(errors="replace").strip().splitlines()
         last = f" Its last words: “{words[-1].strip()}”." if words else ""
         return ChildEnded(f"The {self.name} ended with code {self.process.returncode}.{last}", hint=f"See {self.log}.")
 
 
-class Family:
+class Children:
     """The processes that were started here, and the wish to end them. Made on the main thread, once."""
 
     def __init__(self, logs: Path, environment: dict[str, str]) -> None:
         self.logs = logs
         self.environment = environment
-        self.children: list[Child] = []
+        self.started: list[Child] = []
         self.began = datetime.now(UTC)
         self.asked_to_end = False
         logs.mkdir(parents=True, exist_ok=True)
@@ -294,7 +306,7 @@ class Family:
     def start(self, name: str, *arguments: str) -> Child:
         """Start `prefect ARGUMENTS`, to last until the end."""
         child = self._popen(name, arguments)
-        self.children.append(child)
+        self.started.append(child)
         return child
 
     def run(self, name: str, *arguments: str) -> None:
@@ -305,7 +317,7 @@ class Family:
         finally:
             end(child)
         if child.process.returncode:
-            raise child.epitaph()
+            raise child.how_it_ended()
 
     def wait_until(self, reached: Callable[[], bool], seconds: float) -> None:
         """Wait for `reached`. Raises AskedToEnd, ChildEnded, or NotFound after `seconds`."""
@@ -324,15 +336,15 @@ class Family:
 
     def end(self) -> None:
         """End all children, the last one first."""
-        for child in reversed(self.children):
+        for child in reversed(self.started):
             end(child)
 
     def _check(self) -> None:
         if self.asked_to_end:
             raise AskedToEnd
-        for child in self.children:
+        for child in self.started:
             if child.process.poll() is not None:
-                raise child.epitaph()
+                raise child.how_it_ended()
 
     def _popen(self, name: str, arguments: Sequence[str]) -> Child:
         log = self.logs / f"{name}.log"
@@ -354,7 +366,7 @@ def end(child: Child) -> None:
     for number, seconds in ((signal.SIGTERM, 15), (signal.SIGINT, 5), (signal.SIGKILL, 5)):
         if child.process.poll() is not None:
             return
-        os.killpg(child.process.pid, number)
+        signalled(child.process.pid, number)
         try:
             child.process.wait(seconds)
         except subprocess.TimeoutExpired:

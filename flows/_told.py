@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import date
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Annotated, Any
 
 import orjson
@@ -48,7 +50,14 @@ def _prepare() -> None:
 
     home = settings().home
     initialise()
+    Thread(target=_import_ahead, daemon=True).start()
     _log_to_file(home / "logs" / "prefect.log")
+
+
+def _import_ahead() -> None:
+    """What the stages will import, while we wait for Prefect's server: some 15 s that nobody has to watch."""
+    for name in ("great_expectations", "sklearn.ensemble", "skops.io", "evidently.presets"):
+        import_module(name)
 
 
 def _pipeline(spec: Path, until: str, story: "Story") -> None:
@@ -121,6 +130,8 @@ class Story:
         self.facts: dict[str, Facts] = {}
         self.began: dict[str, float] = {}
         self.started: set[str] = set()
+        self.events = 0
+        self.decisions = 0
         self.flow_run: str | None = None
         self.bar = Progress(
             SpinnerColumn(), TextColumn("{task.description:<14}"), BarColumn(24), TimeElapsedColumn(),
@@ -141,6 +152,9 @@ class Story:
     def hear(self, event: Event) -> None:
         """Take in one event as it is recorded."""
         payload = orjson.loads(event.body)
+        self.events += 1
+        if event.type == "predictions.scored":
+            self.decisions += payload["rows"] - payload["failed"]
         if event.task_run_id:
             self.facts.setdefault(event.task_run_id, {})[event.type] = payload
         if told := _TOLD.get(event.type):
@@ -177,13 +191,11 @@ class Story:
         from audit.store import read
         from audit.store.engine import open_store
 
-        store = open_store()
-        on_record = read.task_runs_on_record(store, self.started)
-        total = read.counts(store).events
+        on_record = read.task_runs_on_record(open_store(), self.started)
         agree = "green" if on_record == len(self.started) else "red"
         self.console.print(
             f"\n[{agree}]{len(self.started)} task runs · {on_record} on record[/{agree}] · "
-            f"{total} events in the store · {seconds:.0f} s"
+            f"{self.events} events · {self.decisions:,} decisions · {seconds:.0f} s"
         )
         self.console.print(
             f"Next:  audit runs · audit run {(self.flow_run or '')[-8:]} · make ui · audit events --type 'drift.*'"

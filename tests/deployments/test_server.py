@@ -23,7 +23,9 @@ from deployments.where import CLONE
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
 
 DEPLOY = [sys.executable, "-m", "prefect", "deploy", "--all"]
+NOBODY = "http://127.0.0.1:9"  # a company's proxy, which knows nothing of a server on this machine
 START_SECONDS = 300
+server = httpx.Client(timeout=60, trust_env=False)
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def make_ui(tmp_path: Path) -> Iterator[Callable[[], Local]]:
 
 def start(home: Path) -> Local:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "AUDIT_"))}
-    environment |= {"AUDIT_HOME": str(home), "NO_COLOR": "1"}
+    environment |= {"AUDIT_HOME": str(home), "NO_COLOR": "1", "HTTP_PROXY": NOBODY, "HTTPS_PROXY": NOBODY}
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -95,7 +97,7 @@ def test_a_day_with_make_ui(make_ui, visits):
     assert deployed(api) == {"pipeline": 0, "training": 0, "scoring": 1, "monitoring": 1}
 
     for deploy in (deploy_with_stdin_closed, deploy_on_a_terminal):
-        deploy({**local.environment, "PREFECT_API_URL": api})
+        deploy({**local.environment, "PREFECT_API_URL": api, "NO_PROXY": "127.0.0.1"})
         assert deployed(api) == {"pipeline": 0, "training": 0, "scoring": 1, "monitoring": 1}, "schedules doubled"
 
     second = start(local.home)
@@ -146,18 +148,18 @@ def deploy_on_a_terminal(environment):
 
 def deployed(api) -> dict[str, int]:
     """Number of schedules by deployment."""
-    found = httpx.post(f"{api}/deployments/filter", json={}, timeout=60).raise_for_status().json()
+    found = server.post(f"{api}/deployments/filter", json={}).raise_for_status().json()
     return {deployment["name"]: len(deployment["schedules"]) for deployment in found}
 
 
 def started(api, name, parameters) -> str:
-    deployment = httpx.get(f"{api}/deployments/name/{name}/{name}", timeout=60).raise_for_status().json()
+    deployment = server.get(f"{api}/deployments/name/{name}/{name}").raise_for_status().json()
     url = f"{api}/deployments/{deployment['id']}/create_flow_run"
-    return httpx.post(url, json={"parameters": parameters}, timeout=60).raise_for_status().json()["id"]
+    return server.post(url, json={"parameters": parameters}).raise_for_status().json()["id"]
 
 
 def state(api, run_id):
-    return httpx.get(f"{api}/flow_runs/{run_id}", timeout=60).raise_for_status().json()
+    return server.get(f"{api}/flow_runs/{run_id}").raise_for_status().json()
 
 
 def finished(api, run_id):
