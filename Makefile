@@ -32,7 +32,8 @@ ui: $(ready)
 	@$(bin)/python -m deployments.local
 
 deploy: $(ready)
-	$(bin)/prefect --no-prompt deploy --all </dev/null
+	PREFECT_API_URL="$${PREFECT_API_URL:-$$(cat $(AUDIT_HOME)/ui.url 2>/dev/null || echo http://127.0.0.1:4200/api)}" \
+		$(bin)/prefect --no-prompt deploy --all </dev/null
 
 # The standard library's venv, then uv from the package index, then the lock: no tool is expected beforehand.
 $(ready): requirements.lock pyproject.toml

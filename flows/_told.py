@@ -100,7 +100,7 @@ def _running_server(noted: Path) -> str | None:
 
     url = noted.read_text().strip()
     try:
-        return url if httpx.get(f"{url}/health", timeout=2).is_success else None
+        return url if httpx.get(f"{url}/health", timeout=2, trust_env=False).is_success else None
     except httpx.HTTPError:
         return None
 

@@ -42,6 +42,14 @@ class Point(NamedTuple):
     takes: tuple[str, ...]
 
 
+def bind(of: AnyFlow | AnyTask) -> None:
+    """Have every run of a task or flow recorded."""
+    if isinstance(of, Task):
+        bind_task(of)
+    else:
+        bind_flow(of)
+
+
 def bind_task(task: AnyTask) -> None:
     """Have every run of `task` recorded. Twice does no harm; a copy shares the wrapper but not the hooks."""
     _keep_source(task)
@@ -318,14 +326,6 @@ def _copying(original: Body) -> Body:
         return made
 
     return with_options
-
-
-def bind(of: AnyFlow | AnyTask) -> None:
-    """Have every run of a task or flow recorded."""
-    if isinstance(of, Task):
-        bind_task(of)
-    else:
-        bind_flow(of)
 
 
 def _patch(point: Point) -> bool:

@@ -45,7 +45,7 @@ def _run_view(kind: str, columns: str) -> str:
     state = f"substr(r.type, {len(kind) + 2})"
     return f"""CREATE VIEW {kind} AS
     SELECT f.{kind}_id AS id,
-           json_extract(lp.body, '$.run_name') AS name,
+           coalesce(json_extract(fp.body, '$.run_name'), json_extract(lp.body, '$.run_name')) AS name,
            json_extract(lp.body, '$.of') AS {kind.removesuffix("_run")},
            {columns}
            f.deployment AS deployment,
