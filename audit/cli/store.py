@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,12 +32,14 @@ def init(
 
     Example: audit init --origin acme.example/fraud
     """
+    from audit.recording import recorder
     from audit.recording.initialise import initialise
     from audit.store.engine import sqlite_path
 
     if origin and not ORIGIN.fullmatch(origin):
         raise UserError(f"--origin {origin!r} is no name.", hint="Write one without spaces and plus signs.")
     made = initialise(origin or None)
+    recorder.flow_ended()
     if origin and made.origin != origin:
         raise UserError(
             f"This store's origin is {made.origin} and stays so.", hint="Set AUDIT_HOME to a new folder for another."
@@ -76,6 +79,8 @@ class Status:
     mask_key: str | None  # fingerprint
     mask_key_problem: str | None
     mode: str
+    prefect: str
+    all_states_seen: bool  # False: Prefect moved, so hooks and wrapper alone record
     events: int
     flow_runs: int
     task_runs: int
@@ -90,10 +95,12 @@ class Status:
 
 def status_of(where: Settings) -> Status:
     """Raises StoreUnavailable where there is no store: one made on the spot would hide that it was lost."""
+    from audit.recording.circumstances import knows_prefect
     from audit.store import read
     from audit.store.engine import HEAD, open_existing, sqlite_path
 
     store = open_existing(where)
+    prefect = version("prefect")
     counts = read.counts(store)
     opened = next(read.events(store, types=("store.opened",), newest_first=False, limit=1), None)
     key, problem = _mask_key(where, store)
@@ -105,6 +112,8 @@ def status_of(where: Settings) -> Status:
         mask_key=key,
         mask_key_problem=problem,
         mode=where.mode,
+        prefect=prefect,
+        all_states_seen=knows_prefect(prefect),
         events=counts.events,
         flow_runs=counts.flow_runs,
         task_runs=counts.task_runs,
@@ -173,11 +182,20 @@ def _for_people(found: Status) -> "Table":
         ("origin", found.origin or "not set: run `audit init`"),
         ("mask key", key),
         ("mode", found.mode),
+        ("recording", _seen(found)),
         ("on record", held + newest),
         ("spool", _bad(found.waiting_in_spool, "events wait; the next run or `audit init` brings them home", "yellow")),
         ("lost", _bad(found.lost, "events are not on record: store and spool had both failed", "bold red")),
         ("alerts", "a target is set" if found.alert_target_set else "no target: set AUDIT_ALERT_URL to be told"),
         ("artifacts", found.artifacts + size),
+    )
+
+
+def _seen(found: Status) -> "Text":
+    if found.all_states_seen:
+        return output.styled(f"every state (Prefect {found.prefect})")
+    return output.styled(
+        f"may be incomplete: Prefect {found.prefect} was not tried; not ready and rolled back are not seen", "bold red"
     )
 
 

@@ -23,14 +23,12 @@ from prefect.exceptions import PrefectSignal
 
 from audit.errors import AuditError, AuditUnavailable
 from audit.privacy import redact
-from audit.recording import hooks, runs
+from audit.recording import circumstances, hooks, runs
 from audit.recording.hooks import ENGINE, WRAPPER, AnyFlow, AnyTask, warn_if_lost
 from audit.settings import settings
 
 Bindable = TypeVar("Bindable", bound=AnyFlow | AnyTask)
 Body = Callable[..., Any]
-
-TESTED = ((3, 9, 1), (4,))  # versions of Prefect, from and below
 
 
 class Point(NamedTuple):
@@ -198,8 +196,7 @@ def record_entered_state(task_run: TaskRun, state: State[Any]) -> None:
 
 def bind_engines() -> tuple[str, ...]:
     """Bind Prefect's private points and `with_options`; returns the names of those that could not be."""
-    low, high = TESTED
-    if not low <= _version(prefect.__version__) < high:
+    if not circumstances.knows_prefect(prefect.__version__):
         return tuple(point.name for point in _POINTS)
     return tuple(point.name for point in _POINTS if not _patch(point))
 
@@ -339,10 +336,6 @@ def _patch(point: Point) -> bool:
         bound.__dict__["__audit_original__"] = original
         setattr(point.owner, name, bound)
     return True
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("+", maxsplit=1)[0].split(".")[:3] if part.isdigit())
 
 
 _EMITTED = ("task_run", "initial_state", "validated_state", "follows")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 UNKNOWN_ACTOR = "p:unknown"  # no mask key here, so no keyed hash; the payload still names the principal
 GIT_SECONDS = 5
+TESTED_PREFECT = ((3, 9, 1), (4,))  # from and below: elsewhere its private points are left alone
 
 
 def principal() -> str:
@@ -54,6 +55,12 @@ def actor() -> str:
 @cache
 def _actor(keys: Path) -> str:
     return "p:" + keyed(read_mask_key(keys), "actor", principal())
+
+
+def knows_prefect(release: str) -> bool:
+    """Whether all states can be seen with this release of Prefect; with another one only hooks and wrapper see."""
+    low, high = TESTED_PREFECT
+    return low <= tuple(int(part) for part in release.split(".")[:3] if part.isdigit()) < high
 
 
 @cache

@@ -1,12 +1,19 @@
 """A use case about people, small enough to run whole: months of loans, with an e-mail address and a token in it."""
 
+import json
 import random
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+
+from audit.settings import settings
 
 EMAIL = "ann.planted@example.org"
 TOKEN = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
@@ -83,3 +90,24 @@ def use_case(tmp_path: Path) -> UseCase:
     """Six quiet months."""
     (tmp_path / "case").mkdir()
     return UseCase(tmp_path / "case").write(loans())
+
+
+@pytest.fixture
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """What arrived at AUDIT_ALERT_URL."""
+    got: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AUDIT_ALERT_URL", f"json://127.0.0.1:{server.server_port}")
+    settings.cache_clear()
+    yield got
+    server.shutdown()

@@ -2,10 +2,7 @@
 
 import json
 import sqlite3
-import threading
-from collections.abc import Iterator
 from datetime import date
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -39,27 +36,6 @@ def facts(type: str) -> list[dict[str, Any]]:
 
 def ids(type: str) -> list[str]:
     return [event.id for event in read.events(open_store(), types=(type,), newest_first=False)]
-
-
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """What arrived at AUDIT_ALERT_URL."""
-    got: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = HTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("AUDIT_ALERT_URL", f"json://127.0.0.1:{server.server_port}")
-    settings.cache_clear()
-    yield got
-    server.shutdown()
 
 
 def test_quiet_months_keep_their_model(home: Path, use_case: UseCase) -> None:

@@ -46,3 +46,15 @@ def events(home: Path, prefect_server: None) -> Events:
 
     os.environ.pop("AUDIT_MODE", None)
     return ask
+
+
+def break_store(home: Path) -> None:
+    """The table is gone: the store opens and refuses every event, as a wrong schema would."""
+    with sqlite3.connect(home / "audit.db") as database:
+        database.executescript("DROP VIEW task_run; DROP VIEW flow_run; DROP VIEW dataset_version;")
+        database.execute("ALTER TABLE payload RENAME TO elsewhere")
+
+
+def mend_store(home: Path) -> None:
+    with sqlite3.connect(home / "audit.db") as database:
+        database.execute("ALTER TABLE elsewhere RENAME TO payload")

@@ -15,6 +15,7 @@ from audit.settings import settings
 from audit.store import read
 from audit.store.append import append as append_to_store
 from audit.store.engine import close_stores, open_store
+from tests.audit.recording.conftest import break_store, mend_store
 
 KEY = KeyFacts(purpose="test", fingerprint="f")
 
@@ -26,18 +27,6 @@ def an_event() -> Event:
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "RETRY_SECONDS", 0)
-
-
-def break_store(home: Path) -> None:
-    """The table is gone: the store opens and refuses every event, as a wrong schema would."""
-    with sqlite3.connect(home / "audit.db") as database:
-        database.executescript("DROP VIEW task_run; DROP VIEW flow_run; DROP VIEW dataset_version;")
-        database.execute("ALTER TABLE payload RENAME TO elsewhere")
-
-
-def mend_store(home: Path) -> None:
-    with sqlite3.connect(home / "audit.db") as database:
-        database.execute("ALTER TABLE elsewhere RENAME TO payload")
 
 
 def ids(home: Path) -> list[str]:

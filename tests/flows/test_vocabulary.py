@@ -1,0 +1,99 @@
+"""Every event type that the vocabulary names is really emitted by something."""
+
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import pytest
+from prefect.states import Cancelled, Cancelling
+
+from audit import flow, task
+from audit.errors import DatasetRejected
+from audit.events.payloads import KeyFacts
+from audit.events.vocabulary import VOCABULARY
+from audit.recording import hooks, recorder
+from audit.settings import settings
+from audit.store import read
+from audit.store.engine import open_store
+from flows.pipeline import pipeline
+from flows.training import training
+from tests.audit.recording.conftest import break_store, mend_store
+from tests.audit.recording.every_kind import everything
+from tests.flows.conftest import UseCase, loans
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+
+@task
+def calls_it_off() -> object:
+    return Cancelled()
+
+
+@flow(retries=1)
+def fails() -> None:
+    raise ValueError("on purpose")
+
+
+@flow(timeout_seconds=0.2)
+def takes_too_long() -> None:
+    time.sleep(5)
+
+
+@flow
+def exits() -> None:
+    sys.exit(1)
+
+
+@flow(on_completion=[lambda flow, flow_run, state: hooks.record_flow_end(flow, flow_run, Cancelling())])
+def is_cancelled() -> None:  # as a worker's process calls our hook when somebody cancels a run in the UI
+    calls_it_off(return_state=True)
+
+
+def test_every_type_there_is_is_emitted(
+    home: Path, use_case: UseCase, receiver: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.alert.RETRY_DELAYS_SECONDS", ())
+    monkeypatch.setattr(recorder, "RETRY_SECONDS", 0)
+
+    everything()
+    fails(return_state=True)
+    takes_too_long(return_state=True)
+    is_cancelled()
+    with pytest.raises(SystemExit):
+        exits()
+    a_life_with_drift_a_bad_row_and_a_rejected_model(use_case)
+    rejected_rows_that_nobody_can_be_told_of(use_case, monkeypatch)
+    a_store_that_goes_and_comes_back(home)
+
+    assert {event.type for event in read.events(open_store())} == set(VOCABULARY)
+
+
+def a_life_with_drift_a_bad_row_and_a_rejected_model(use_case: UseCase) -> None:
+    rows = loans(drifts_at=91)
+    rows[91 * 12 + 5] |= {"income": "inf"}
+    pipeline(use_case.write(rows, gates={"min_auc": 0.6, "min_auc_gain": None}).spec, date(2024, 4, 1))
+    training(use_case.write(loans(), gates={"min_auc": 0.999}).spec)
+
+
+def rejected_rows_that_nobody_can_be_told_of(use_case: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIT_ALERT_URL", "json://127.0.0.1:9")
+    settings.cache_clear()
+    rows = loans()
+    rows[3]["debt"] = -1
+    with pytest.raises(DatasetRejected):
+        training(use_case.write(rows).spec)
+
+
+def a_store_that_goes_and_comes_back(home: Path) -> None:
+    break_store(home)
+    settings().spool_path.mkdir()
+    something_happens()  # neither takes it
+    settings().spool_path.rmdir()
+    something_happens()  # the spool takes it
+    mend_store(home)
+    something_happens()
+
+
+def something_happens() -> None:
+    recorder.record("key.created", KeyFacts(purpose="test", fingerprint="f"), subject="key/test")
