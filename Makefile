@@ -43,7 +43,8 @@ $(ready): requirements.lock pyproject.toml
 	@$(bin)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv
 	@$(bin)/python -m uv pip sync --quiet --compile-bytecode --no-cache --python $(bin)/python --require-hashes requirements.lock
 	@$(bin)/python -m uv pip install --quiet --no-cache --python $(bin)/python --no-deps --editable .
-	@mkdir -p var
+	@mkdir -p $(PREFECT_HOME)
+	@$(bin)/prefect server database upgrade -y >/dev/null
 	@touch $@
 
 lock:

@@ -50,7 +50,6 @@ def _prepare() -> None:
 
     home = settings().home
     initialise()
-    Thread(target=_import_ahead, daemon=True).start()
     _log_to_file(home / "logs" / "prefect.log")
 
 
@@ -66,6 +65,7 @@ def _pipeline(spec: Path, until: str, story: "Story") -> None:
     listen(story.hear)
     from flows.pipeline import pipeline
 
+    Thread(target=_import_ahead, daemon=True).start()
     with _server():
         pipeline(str(spec), _month(until, spec))
 
