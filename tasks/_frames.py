@@ -131,6 +131,18 @@ def target(frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[tuple[int], np.dtyp
     return (comparable == spec.target.positive).to_numpy().astype(np.int8)
 
 
+def refuse_infinite(seen: "pd.DataFrame", spec: Spec) -> None:
+    """Raises BadData if a feature has infinite values, which scikit-learn takes for a fault of the caller's."""
+    import numpy as np
+
+    for name in seen.columns:
+        if seen[name].dtype != object and np.isinf(seen[name]).any():
+            raise BadData(
+                f"{spec.name}: feature {name!r} has infinite values.",
+                hint="Give it a max in the spec, so that validation sets such rows aside, or derive it anew.",
+            )
+
+
 def scores(model: "Pipeline", frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
     """The model's probability of the positive class, row by row. Raises BadData if it wants another feature."""
     seen = features(frame, spec)

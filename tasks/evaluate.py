@@ -273,6 +273,7 @@ def _both_classes(target: "Flags", spec: Spec) -> "Flags":
 def _scores(model: ModelVersion, frame: "pl.DataFrame", spec: Spec) -> "Floats":
     import numpy as np
 
+    frames.refuse_infinite(frames.features(frame, spec), spec)
     score = frames.scores(models.load(model), frame, spec)
     if unscored := int((~np.isfinite(score)).sum()):
         raise BadData(f"{spec.name}: the model gives {unscored:,} of {len(score):,} test rows no finite score.")

@@ -170,7 +170,6 @@ def for_people(facts: TrainingFacts) -> str:
 
 
 def _check_rows(seen: "pd.DataFrame", target: "np.ndarray[tuple[int], np.dtype[np.int8]]", spec: Spec) -> None:
-    import numpy as np
 
     if not 0 < target.sum() < len(target):
         raise BadData(
@@ -183,8 +182,7 @@ def _check_rows(seen: "pd.DataFrame", target: "np.ndarray[tuple[int], np.dtype[n
                 f"{spec.name}: feature {name!r} has no value in {len(target):,} training rows.",
                 hint="Choose a longer window, or take it out of the features.",
             )
-        if seen[name].dtype != object and np.isinf(seen[name]).any():
-            raise BadData(f"{spec.name}: feature {name!r} has infinite values.", hint="Derive it so that it cannot.")
+    frames.refuse_infinite(seen, spec)
 
 
 def _check_names(spec: Spec, known: list[str]) -> None:

@@ -86,7 +86,7 @@ def loans(days: int = 182, drifts_at: int | None = None) -> list[dict[str, objec
 
 
 @pytest.fixture
-def use_case(tmp_path: Path) -> UseCase:
+def use_case(tmp_path: Path, prefect_server: None) -> UseCase:
     """Six quiet months."""
     (tmp_path / "case").mkdir()
     return UseCase(tmp_path / "case").write(loans())

@@ -154,6 +154,14 @@ def test_what_a_person_can_mend_is_one_line_and_a_failed_run(
     assert not list(home.glob("artifacts/**/*.parquet"))
 
 
+def test_an_infinite_value_that_no_rule_forbids_is_named(home: Path, use_case: UseCase) -> None:
+    rows = loans()
+    rows[91 * 12 - 3] |= {"income": "inf"}  # among the test rows
+
+    with pytest.raises(BadData, match=r"'income' has infinite values.*Give it a max"):
+        training(use_case.write(rows).spec)
+
+
 def test_a_window_without_rows_names_those_that_have_some(home: Path, use_case: UseCase) -> None:
     with pytest.raises(BadData, match=r"August 2026 has no rows in loans.*2024-01-01 … 2024-06-30"):
         scoring(use_case.spec, Window.month(2026, 8))

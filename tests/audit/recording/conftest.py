@@ -3,31 +3,13 @@
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 Events = Callable[..., list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One temporary server for all in-process runs."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DO_NOT_TRACK", "1")
-        patch.setenv("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-        from prefect.settings import (
-            PREFECT_LOGGING_TO_API_ENABLED,
-            PREFECT_SERVER_ANALYTICS_ENABLED,
-            temporary_settings,
-        )
-        from prefect.testing.utilities import prefect_test_harness
-
-        quiet = {PREFECT_LOGGING_TO_API_ENABLED: False, PREFECT_SERVER_ANALYTICS_ENABLED: False}
-        with temporary_settings(quiet), prefect_test_harness(server_startup_timeout=180):
-            yield
 
 
 @pytest.fixture
