@@ -1,7 +1,9 @@
 """What every flow of ours begins and ends with: a readable name, the spec, what changed, word of a failure."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import UUID
 
 from audit import record
 from audit.errors import NotFound
@@ -17,6 +19,9 @@ from audit.store.engine import open_store
 if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.schemas.objects import FlowRun, State
+
+
+T = TypeVar("T")
 
 
 def run_name() -> str:
@@ -41,6 +46,16 @@ def begin(spec_file: str) -> Spec:
         spec.name, "environment", around.lock_digest or "", {"python": around.python, "prefect": around.prefect}
     )
     return spec
+
+
+def with_progress(key: str, items: Sequence[T]) -> Iterator[T]:
+    """Each item in turn, and how far we are as a progress bar in Prefect's UI."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+    bar = cast(UUID, create_progress_artifact(0.0, key=key.replace("_", "-")))  # no coroutine in a sync flow
+    for done, item in enumerate(items, start=1):
+        yield item
+        update_progress_artifact(bar, 100.0 * done / len(items))
 
 
 def note_retraining(

@@ -4,10 +4,9 @@ python -m flows.pipeline flows/specs/flights.yaml --until 12
 """
 
 from datetime import date
-from itertools import takewhile
 
 from audit import ModelVersion, flow
-from flows._runs import begin, run_name, tell_of_failure
+from flows._runs import begin, run_name, tell_of_failure, with_progress
 from flows.monitoring import monitoring
 from flows.scoring import scoring
 from flows.training import training
@@ -24,8 +23,7 @@ def pipeline(spec_file: str, until: date | None = None) -> ModelVersion:
     """
     spec = begin(spec_file)
     champion = training(spec_file, spec.schedule.training_window())
-    last = spec.schedule.last_month(until)
-    for month in takewhile(lambda month: month.start <= last, spec.schedule.months_after_training()):
+    for month in with_progress(f"{spec.name}-months", spec.schedule.months_to_decide(until)):
         scoring(spec_file, month)
         verdict = monitoring(spec_file, month)
         if isinstance(verdict, DriftVerdict) and verdict.detected:
@@ -34,6 +32,6 @@ def pipeline(spec_file: str, until: date | None = None) -> ModelVersion:
 
 
 if __name__ == "__main__":
-    from flows._told import main  # imports this module by its own name, which is the one on record
+    from flows._told import main
 
     main()

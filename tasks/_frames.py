@@ -167,13 +167,27 @@ def leave_markdown(key: str, markdown: str) -> None:
         create_markdown_artifact(markdown, key=key.replace("_", "-"))
 
 
-def leave_table(key: str, rows: "Sequence[Mapping[str, str | int | float | None]]") -> None:
+def leave_table(
+    key: str, rows: "Sequence[Mapping[str, str | int | float | None]]", description: str | None = None
+) -> None:
     """Leave a table beside the task run in Prefect's UI; likewise."""
     from prefect.artifacts import create_table_artifact
     from prefect.context import TaskRunContext
 
     if TaskRunContext.get():
-        create_table_artifact([dict(row) for row in rows], key=key.replace("_", "-"))
+        create_table_artifact([dict(row) for row in rows], key=key.replace("_", "-"), description=description)
+
+
+def leave_link(key: str, report: Report) -> None:
+    """Leave a link to a report's file beside the task run in Prefect's UI; none where the root is remote."""
+    from prefect.artifacts import create_link_artifact
+    from prefect.context import TaskRunContext
+
+    from audit.artifacts import blobs
+
+    path = blobs.local_path(report.address)
+    if path and TaskRunContext.get():
+        create_link_artifact(path.as_uri(), key=key.replace("_", "-"), link_text=report.name)
 
 
 def subject(reference: DatasetVersion | ModelVersion) -> str:

@@ -255,17 +255,10 @@ def page(facts: DriftFacts, address: str) -> str:
 
 
 def _leave_for_people(facts: DriftFacts, report: Report) -> None:
-    from prefect.artifacts import create_table_artifact
-    from prefect.context import TaskRunContext
-
-    from audit.artifacts import blobs
-
-    if not TaskRunContext.get():
-        return
-    key = f"{facts.spec}-drift".replace("_", "-")
-    create_table_artifact(table(tuple(facts.columns)), key=key, description=facts.rule)
-    path = blobs.local_path(report.address)
-    frames.leave_markdown(f"{key}-report", page(facts, f"<{path.as_uri()}>" if path else f"`{report.address}`"))
+    key = f"{facts.spec}-drift"
+    frames.leave_table(key, table(tuple(facts.columns)), description=facts.rule)
+    frames.leave_markdown(f"{key}-summary", page(facts, f"`{report.address}`"))
+    frames.leave_link(f"{key}-report", report)
 
 
 def _check_rows(reference: "pl.DataFrame", current: "pl.DataFrame", spec: Spec) -> None:

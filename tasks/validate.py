@@ -362,6 +362,7 @@ def _put_on_record(facts: ValidationFacts, rows: DatasetVersion, found: Validati
     if not facts.held:
         record("dataset.rejected", facts, subject=frames.subject(rows))
     frames.leave_table(f"{facts.spec}-validation", [_row(outcome) for outcome in facts.expectations])
+    frames.leave_link(f"{facts.spec}-data-docs", page)
 
 
 def _row(outcome: Expectation) -> dict[str, str | int | None]:

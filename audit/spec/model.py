@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import date, timedelta
+from itertools import takewhile
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
@@ -130,9 +131,10 @@ class Schedule(Part):
             yield month
             month = Window.months(month.end, 1)
 
-    def last_month(self, until: date | None = None) -> date:
-        """First day of the last month to decide on: the one asked for, else the second after training."""
-        return until or Window.months(self.training_window().end, 2).end - timedelta(days=1)
+    def months_to_decide(self, until: date | None = None) -> list[Window]:
+        """The months after training up to the one that `until` falls in, else the first two."""
+        last = until or Window.months(self.training_window().end, 2).end - timedelta(days=1)
+        return list(takewhile(lambda month: month.start <= last, self.months_after_training()))
 
     def everything_before(self, end: date) -> Window:
         """All that is known at `end`: what a retraining learns from."""

@@ -267,3 +267,23 @@ def test_every_artifact_that_an_event_names_is_there(home: Path, use_case: UseCa
 
     assert len(addresses) > 5
     assert all(blobs.get(address) for address in addresses)
+
+
+def test_stages_leave_pages_tables_links_and_progress_in_the_ui(home: Path, use_case: UseCase) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    pipeline(use_case.spec, date(2024, 4, 1))
+
+    with get_client(sync_client=True) as client:
+        ours = ArtifactFilter(key=ArtifactFilterKey(like_="loans-"))
+        left = {(artifact.key, artifact.type) for artifact in client.read_artifacts(artifact_filter=ours, limit=200)}
+    assert {
+        ("loans-ingested", "markdown"),
+        ("loans-validation", "table"),
+        ("loans-drift", "table"),
+        ("loans-drift-report", "markdown"),  # what Prefect makes of a link
+        ("loans-months", "progress"),
+        ("loans-evaluation", "markdown"),
+        ("loans-decisions", "markdown"),
+    } <= left
