@@ -25,7 +25,7 @@ class Settings:
     """Where the record lives and how strict it is."""
 
     home: Path
-    database_url: str
+    database_url: str | None  # None: `audit.db` in the home
     artifacts_url: str
     mode: Mode = "spool"
     alert_url: str | None = None
@@ -60,7 +60,7 @@ def read_settings(environ: Mapping[str, str], start: Path) -> Settings:
         raise UserError(f"AUDIT_MODE is {mode!r}.", hint="Set it to spool or strict.")
     return Settings(
         home=home,
-        database_url=environ.get("AUDIT_DATABASE_URL") or f"sqlite:///{home / 'audit.db'}",
+        database_url=environ.get("AUDIT_DATABASE_URL") or None,
         artifacts_url=environ.get("AUDIT_ARTIFACTS_URL") or (home / "artifacts").as_uri(),
         mode=cast(Mode, mode),
         alert_url=environ.get("AUDIT_ALERT_URL") or None,

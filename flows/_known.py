@@ -1,6 +1,9 @@
 """What a flow needs to know of earlier runs, read from the record."""
 
-from audit.errors import NotFound
+from collections.abc import Iterator
+from itertools import takewhile
+
+from audit.errors import NotFound, UserError
 from audit.events.references import DatasetVersion, ModelVersion, Window
 from audit.spec.model import Spec
 from audit.store import read
@@ -36,28 +39,40 @@ def decided_on(window: Window, spec: Spec) -> DatasetVersion:
 def next_to_train(spec: Spec) -> Window:
     """All months up to the last one that was decided on, else the spec's first training window."""
     decided = _windows("predictions.scored", spec)
-    months = [month for month in spec.schedule.months_after_training() if str(month) in decided]
+    months = [month for month in _months_up_to(decided, spec) if str(month) in decided]
     return spec.schedule.everything_before(months[-1].end) if months else spec.schedule.training_window()
 
 
 def next_to_score(spec: Spec) -> Window | None:
-    """The first month after training that has no decisions yet; None where none is left."""
-    return _first_missing(_windows("predictions.scored", spec), spec)
+    """The first month after training that has no decisions yet; None where none is left.
+
+    Raises UserError where the spec does not say where its months end.
+    """
+    if spec.schedule.until is None:
+        raise UserError(
+            f"{spec.name} does not say which month is its last.",
+            hint="Give the spec a schedule.until, or the run a window.",
+        )
+    decided = _windows("predictions.scored", spec)
+    return next((month for month in spec.schedule.months_after_training() if str(month) not in decided), None)
 
 
 def next_to_monitor(spec: Spec) -> Window | None:
     """The first month with decisions whose drift was not checked yet; None where none is left."""
-    month = _first_missing(_windows("drift.checked", spec), spec)
-    return month if str(month) in _windows("predictions.scored", spec) else None
+    decided, checked = _windows("predictions.scored", spec), _windows("drift.checked", spec)
+    month = next((month for month in _months_up_to(decided, spec) if str(month) not in checked), None)
+    return month if str(month) in decided else None
 
 
-def _first_missing(done: set[str], spec: Spec) -> Window | None:
-    assert spec.schedule.until, "a spec without an end has no months to walk through"
-    return next((month for month in spec.schedule.months_after_training() if str(month) not in done), None)
+def _months_up_to(windows: set[str], spec: Spec) -> Iterator[Window]:
+    """The months after training up to the last of `windows`, whose texts sort as their dates do."""
+    last = max(windows, default="")
+    return takewhile(lambda month: str(month) <= last, spec.schedule.months_after_training())
 
 
 def _windows(type: str, spec: Spec) -> set[str]:
-    return {str(e.payload.get("window")) for e in read.events(open_store(), types=(type,), spec=spec.name)}
+    found = (e.payload.get("window") for e in read.events(open_store(), types=(type,), spec=spec.name))
+    return {str(window) for window in found if window}
 
 
 def _dataset(used: dict[str, str], rows: int) -> DatasetVersion:

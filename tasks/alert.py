@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from audit import record, task
-from audit.errors import AuditError, DatasetRejected, SpecError
+from audit.errors import AuditError, AuditUnavailable, DatasetRejected, SpecError
 from audit.events.payloads import AlertFacts, ColumnDrift
 from audit.events.references import Reference, Window
 from audit.privacy import redact
@@ -88,8 +88,12 @@ def send_alert(kind: str, title: str, body: str, spec: Spec | None = None, cause
 
     False, and nothing on record, where no address is set or the spec does not want this kind.
     """
+    title = redact.text(title)
     delivered = tell(kind, Message(title, body), spec, f"spec/{spec.name}" if spec else "store", cause=cause)
-    frames.leave_markdown(f"{spec.name if spec else 'pipeline'}-alert", f"**{title}**\n\n{body}\n")
+    try:
+        frames.leave_markdown(f"{spec.name if spec else 'pipeline'}-alert", f"**{title}**\n\n{body}\n")
+    except Exception as error:  # whatever Prefect's API answers, the message has gone its way
+        log.warning("The alert left no page beside its run (%s).", type(error).__qualname__)
     return delivered
 
 
@@ -107,7 +111,20 @@ def tell_failure(run: str, run_id: str, spec_file: Path, state: "State[Any]") ->
 
 
 def tell(kind: str, message: Message, spec: Spec | None, subject: str, *, cause: str | None = None) -> bool:
-    """Deliver `message` and put on record whether it was; False without a record where nobody is to be told."""
+    """Deliver `message` and put on record whether it was; False without a record where nobody is to be told.
+
+    Raises AuditUnavailable, in mode strict alone; whatever else goes wrong is a warning and False.
+    """
+    try:
+        return _told(kind, message._replace(title=redact.text(message.title)), spec, subject, cause)
+    except AuditUnavailable:
+        raise
+    except Exception as error:  # of the settings, of a plugin of apprise: no reason to fail a pipeline
+        log.warning("An alert of kind %s could not be told (%s).", kind, type(error).__qualname__)
+        return False
+
+
+def _told(kind: str, message: Message, spec: Spec | None, subject: str, cause: str | None) -> bool:
     url = settings().alert_url
     if url is None or (spec and kind not in spec.alerts.on):
         return False
@@ -214,6 +231,11 @@ def _unheard() -> Iterator[list[str]]:
 
 
 def _scheme(target: "NotifyBase") -> str:
-    named = target.secure_protocol if target.secure and target.secure_protocol else target.protocol
-    named = named or target.secure_protocol
-    return named if isinstance(named, str) else next(iter(named))
+    """Its first name; one plugin of apprise has a number for `protocol`."""
+    kinds: tuple[object, ...] = (target.protocol, target.secure_protocol)
+    for named in reversed(kinds) if target.secure else kinds:
+        if isinstance(named, str) and named:
+            return named
+        if isinstance(named, Sequence) and named:
+            return str(named[0])
+    return type(target).__name__.removeprefix("Notify").lower()

@@ -15,6 +15,7 @@ from audit.artifacts import models, reports
 from audit.errors import BadData
 from audit.events.payloads import EvaluationFacts, Gate, Metric, used
 from audit.events.references import DatasetVersion, ModelVersion
+from audit.privacy import redact
 from audit.spec.model import Gates, Spec
 from tasks import _frames as frames
 from tasks._frames import Evaluation, in_words, with_interval
@@ -243,7 +244,7 @@ def for_people(
     """The evaluation as a page of markdown."""
     against = {metric.name: with_interval(metric, signed=True) for metric in difference}
     parts = [
-        f"# {spec.title}: evaluation on {len(own.target):,} rows",
+        f"# {redact.text(spec.title)}: evaluation on {len(own.target):,} rows",
         "## Gates",
         _table(("gate", "wanted", "held"), [(in_words(g).partition(",")[0], g.limit, _yes(g.held)) for g in judged]),
         "## Figures",

@@ -8,6 +8,7 @@ from audit.artifacts import datasets
 from audit.errors import BadData, SpecError
 from audit.events.payloads import SplitFacts, used
 from audit.events.references import DatasetVersion
+from audit.privacy import redact
 from audit.spec.load import leaks, where
 from audit.spec.model import Derived, Spec
 from tasks import _frames as frames
@@ -30,7 +31,7 @@ def derive_features(frame: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
 
 
 def refuse_leaks(spec: Spec) -> None:
-    """Raise SpecError at the first feature that is known only at the outcome."""
+    """Raise SpecError at the first feature that is known only at the outcome, or may be without our seeing it."""
     for leak in leaks(spec):
         raise SpecError(f"{where(spec, *leak.keys)}: {leak.what}")
 
@@ -116,7 +117,7 @@ def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVers
 
 def _step(column: Derived) -> str:
     note = f" ({column.assumption})" if column.assumption else ""
-    return f"{column.name} = {column.sql}{note}"
+    return redact.text(f"{column.name} = {column.sql}{note}")
 
 
 def _moment(later: "pl.DataFrame", spec: Spec) -> str:

@@ -8,24 +8,28 @@ import csv
 import hashlib
 import importlib.util
 import io
+import logging
 import re
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit import record, task
 from audit.artifacts import datasets
-from audit.errors import BadData, SpecError
+from audit.errors import BadData, KeyUnavailable, SpecError, StoreUnavailable
 from audit.events.payloads import Masking, Named, Source
 from audit.events.references import DatasetVersion, Window
+from audit.privacy import redact
 from audit.privacy.handling import Plan, handle, plan_of
-from audit.privacy.mask_key import read_mask_key
+from audit.privacy.mask_key import fingerprint, read_mask_key
 from audit.settings import settings
-from audit.spec.load import did_you_mean, where
+from audit.spec.load import did_you_mean, refuse_files, where
 from audit.spec.model import Dtype, SourceTable, Spec
+from audit.store import read
+from audit.store.engine import open_store
 from tasks import _frames as frames
 
 if TYPE_CHECKING:
@@ -36,7 +40,10 @@ DATETIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 MAX_EXACT = 2**53  # from here on a float is no longer one integer
 MORE_KEYS = 4  # columns beside the event time by which rows are ordered at first
 _NO_COLUMN = re.compile(r"""(?:unable to find column|no column named) ["'](.*?)["']""")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .-]{0,40}")  # a header cell that may be shown
 _BAD = "\x00bad "  # prefix of the columns that mark values of another type
+
+log = logging.getLogger("audit")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,26 @@ def read_sources(spec: Spec, window: Window | None, key: bytes) -> Ingested:
     if rows.is_empty():
         raise _no_rows(opened, spec, window, sample)
     plan = plan_of(raw, {column.name: spec.handling(column) for column in spec.columns})
-    steps = list(_transformations(spec, window, plan, raw, timeless))
-    return Ingested(in_order(handle(rows, plan, key), spec), sources, plan, steps)
+    frame = in_order(handle(rows, plan, key), spec)
+    plan = replace(plan, undeclared=_shown(plan.undeclared, list(raw)))
+    return Ingested(frame, sources, plan, list(_transformations(spec, window, plan, raw, timeless)))
+
+
+def mask_key() -> bytes:
+    """The mask key. Raises KeyUnavailable if it is gone, or another than the one on record: with it new rows would
+    silently match no old ones."""
+    key = read_mask_key(settings().keys_path)
+    try:
+        made = next(read.events(open_store(), types=("key.created",), newest_first=False, limit=1), None)
+    except StoreUnavailable as error:
+        log.warning("Whether the mask key is the recorded one cannot be told: %s", error)
+        return key
+    if made and made.payload["fingerprint"] != fingerprint(key):
+        raise KeyUnavailable(
+            f"keys/mask.key has fingerprint {fingerprint(key)}, the record says {made.payload['fingerprint']}.",
+            hint="Put the right key back; with another one new rows no longer match old ones.",
+        )
+    return key
 
 
 def open_table(name: str, table: SourceTable, spec: Spec) -> OpenTable:
@@ -104,8 +129,8 @@ def open_table(name: str, table: SourceTable, spec: Spec) -> OpenTable:
 def address(table: SourceTable) -> str:
     """How a source is named on record: by package or as the spec writes it, without a folder of this machine."""
     if table.package:
-        return f"package:{table.package}/{table.file}"
-    return f"file:{Path(table.file).name if Path(table.file).is_absolute() else table.file}"
+        return redact.text(f"package:{table.package}/{table.file}")
+    return redact.text(f"file:{Path(table.file).name if Path(table.file).is_absolute() else table.file}")
 
 
 def in_order(frame: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
@@ -158,6 +183,7 @@ def _collected(
 
     tables = {table.name: _scan(table, spec, sample) for table in opened}
     try:
+        refuse_files(spec, {name: table.collect_schema() for name, table in tables.items()})
         raw = _joined(tables, spec)
         schema = dict(raw.collect_schema())
         _refuse_missing_columns(spec, list(schema))
@@ -202,10 +228,22 @@ def _header(table: OpenTable) -> list[str]:
     else:
         first = io.BytesIO(table.content).readline()
     names = next(csv.reader([first.decode("utf-8-sig").rstrip("\r\n")]), [])
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise BadData(f"{table.address} has two columns called {twice!r}.", hint="Rename or remove one.")
+    first_place: dict[str, int] = {}
+    for place, name in enumerate(names, start=1):
+        if name in first_place:  # its name is not shown: without a header it would be a value
+            places = f"{first_place[name]} and {place}"
+            raise BadData(f"{table.address}: columns {places} have the same name.", hint="Rename or remove one.")
+        first_place[name] = place
     return names
+
+
+def _shown(names: Sequence[str], present: list[str]) -> tuple[str, ...]:
+    """Column names that nobody declared, as they may be told: one that is no plain name by its place."""
+    return tuple(name if _is_plain(name) else f"column {present.index(name) + 1}" for name in names)
+
+
+def _is_plain(name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and redact.text(name) == name
 
 
 def _joined(tables: dict[str, "pl.LazyFrame"], spec: Spec) -> "pl.LazyFrame":
@@ -221,7 +259,7 @@ def _refuse_missing_columns(spec: Spec, present: list[str]) -> None:
         if column.name not in present:
             raise SpecError(
                 f"{where(spec, 'columns', index, 'name')}: column {column.name!r} is not in the source."
-                + did_you_mean(column.name, present)
+                + did_you_mean(column.name, filter(_is_plain, present))
             )
 
 
@@ -350,9 +388,9 @@ def _unreadable(
 
     about_names = isinstance(error, (pl.exceptions.ColumnNotFoundError, pl.exceptions.SQLInterfaceError))
     if spec.query and about_names:
-        said = str(error).splitlines()[0]
+        said = redact.text(str(error).splitlines()[0].partition("; valid columns")[0])
         missing = _NO_COLUMN.match(said)
-        known = [column for table in tables for column in table.collect_schema().names()]
+        known = [column for table in tables for column in table.collect_schema().names() if _is_plain(column)]
         what = (
             f"column {missing[1]!r} is not in the source.{did_you_mean(missing[1], known)}" if missing else f"{said}."
         )
@@ -384,9 +422,9 @@ def _transformations(
 @task(task_run_name="ingest {spec.name}")
 def ingest(spec: Spec, window: Window | None = None) -> DatasetVersion:
     """Raw sources to one stored, handled dataset version."""
-    found = read_sources(spec, window, read_mask_key(settings().keys_path))
+    found = read_sources(spec, window, mask_key())
     rows = datasets.put(found.frame, f"{spec.name}/ingested")
-    assumptions = tuple(Named(name=c.name, value=c.assumption) for c in spec.columns if c.assumption)
+    assumptions = tuple(Named(name=c.name, value=redact.text(c.assumption)) for c in spec.columns if c.assumption)
     facts = frames.facts(
         rows,
         found.frame,

@@ -3,13 +3,20 @@
 The audit store is the registry. Where it cannot be read there is no telling who the champion is, and no choice is made.
 """
 
-from audit import record, task
+from typing import TYPE_CHECKING
+
+from audit import task
 from audit.errors import BadData
 from audit.events.payloads import StageFacts, used
 from audit.events.references import ModelVersion
 from audit.spec.model import Spec
 from tasks import _frames as frames
 from tasks._frames import Evaluation
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from audit.recording.recorder import Fact
 
 
 def choose_champion(
@@ -34,59 +41,71 @@ def objections(challenger: ModelVersion, champion: ModelVersion | None, evaluati
 @task(task_run_name="register {spec.name}")
 def register(model: ModelVersion, evaluation: Evaluation, spec: Spec, cause: str | None = None) -> ModelVersion:
     """The model under the spec's next version number; it is in no environment yet."""
-    from audit.recording.recorder import record_numbered
+    from audit.recording.recorder import record_decided
     from audit.store import read
 
-    held = sum(gate.held for gate in evaluation.gates)
-
-    def facts(version: int) -> tuple[StageFacts, str]:
-        numbered = model.model_copy(update={"version": version})
-        found = StageFacts(
+    def numbered(connection: "Connection") -> "list[Fact]":
+        version = read.model_number(connection, spec.name)
+        as_registered = model.model_copy(update={"version": version})
+        facts = StageFacts(
             spec=spec.name,
-            model=used("model", numbered),
+            model=used("model", as_registered),
             version=version,
             environment="none",
-            reason=f"trained and evaluated, {held} of {len(evaluation.gates)} gates held",
+            reason=f"trained and evaluated, {_gates_held(evaluation)}",
             cause=cause,
         )
-        return found, frames.subject(numbered)
+        return [("model.registered", facts, frames.subject(as_registered))]
 
-    version = record_numbered("model.registered", lambda connection: read.model_number(connection, spec.name), facts)
-    return model.model_copy(update={"version": version})
+    ((_, registered, _),) = record_decided(numbered)
+    assert isinstance(registered, StageFacts)
+    return model.model_copy(update={"version": registered.version})
 
 
 @task(task_run_name="promote {spec.name} v{model.version}")
 def promote(model: ModelVersion, evaluation: Evaluation, spec: Spec, cause: str | None = None) -> ModelVersion:
     """The champion afterwards: `model`, by way of staging, if every gate held; else the one that there was.
 
+    The champion is read and replaced in one transaction, so that two promotions at once cannot both win.
     Raises BadData if `model` was never registered, or is rejected while there is no champion to keep.
     """
+    from audit.recording.recorder import record_decided
     from audit.store import read
-    from audit.store.engine import open_store
 
     if not model.version:
         raise BadData(f"{spec.name}: a model without a version number cannot be promoted.", hint="Register it first.")
-    champion = read.champion(open_store(), spec.name)
-    if champion == model:  # an earlier attempt of this task run came as far as the deployment
-        return champion
-    chosen = choose_champion(model, champion, evaluation)
-    against = "; ".join(objections(model, champion, evaluation))
-    if chosen == model:
-        outcome = _put_into_production(model, champion, evaluation, spec, cause)
-    else:
-        outcome = _turn_away(model, against, spec, cause)
-    frames.leave_markdown(f"{spec.name}-promotion", outcome)
+    chosen: ModelVersion | None = None
+    against: list[str] = []
+
+    def decided(connection: "Connection") -> "list[Fact]":
+        nonlocal chosen, against
+        champion = read.champion_now(connection, spec.name)
+        if champion == model:  # an earlier attempt of this task run came as far as the deployment
+            chosen = champion
+            return []
+        chosen, against = choose_champion(model, champion, evaluation), objections(model, champion, evaluation)
+        if chosen == model:
+            return _into_production(model, champion, evaluation, spec, cause)
+        return [_turned_away(model, "; ".join(against), spec, cause)]
+
+    for _, facts, _ in record_decided(decided):
+        assert isinstance(facts, StageFacts)
+        if facts.environment == "production" or chosen != model:
+            outcome = "is in production" if chosen == model else "was rejected"
+            frames.leave_markdown(
+                f"{spec.name}-promotion", f"**{spec.name} v{model.version}** {outcome}: {facts.reason}.\n"
+            )
     if chosen is None:
         raise BadData(
-            f"{spec.name}: v{model.version} was rejected and there is no champion to keep: {against}.",
+            f"{spec.name}: v{model.version} was rejected and there is no champion to keep: {'; '.join(against)}.",
             hint="Mend the model, or the gates in the spec.",
         )
     return chosen
 
 
-def _put_into_production(
+def _into_production(
     model: ModelVersion, champion: ModelVersion | None, evaluation: Evaluation, spec: Spec, cause: str | None
-) -> str:
+) -> "list[Fact]":
     compared = f"against v{champion.version}: {evaluation.against_champion()}" if champion else "the first champion"
     reason = f"{_gates_held(evaluation)}; {compared}"
     staged = StageFacts(
@@ -100,15 +119,13 @@ def _put_into_production(
         replaces=champion.version if champion else None,
     )
     in_production = staged.model_copy(update={"environment": "production", "previous_environment": "staging"})
-    record("model.promoted", staged, subject=frames.subject(model))
-    record("model.promoted", in_production, subject=frames.subject(model))
-    record("model.deployed", in_production, subject=frames.subject(model))
-    if champion:
-        _retire(champion, model, spec, cause)
-    return f"**{spec.name} v{model.version}** is in production: {reason}.\n"
+    subject = frames.subject(model)
+    facts: list[Fact] = [("model.promoted", staged, subject), ("model.promoted", in_production, subject)]
+    facts.append(("model.deployed", in_production, subject))
+    return [*facts, _retired(champion, model, spec, cause)] if champion else facts
 
 
-def _retire(former: ModelVersion, successor: ModelVersion, spec: Spec, cause: str | None) -> None:
+def _retired(former: ModelVersion, successor: ModelVersion, spec: Spec, cause: str | None) -> "Fact":
     facts = StageFacts(
         spec=spec.name,
         model=used("model", former),
@@ -118,10 +135,10 @@ def _retire(former: ModelVersion, successor: ModelVersion, spec: Spec, cause: st
         reason=f"replaced by v{successor.version}",
         cause=cause,
     )
-    record("model.retired", facts, subject=frames.subject(former))
+    return "model.retired", facts, frames.subject(former)
 
 
-def _turn_away(model: ModelVersion, against: str, spec: Spec, cause: str | None) -> str:
+def _turned_away(model: ModelVersion, against: str, spec: Spec, cause: str | None) -> "Fact":
     facts = StageFacts(
         spec=spec.name,
         model=used("model", model),
@@ -131,8 +148,7 @@ def _turn_away(model: ModelVersion, against: str, spec: Spec, cause: str | None)
         reason=against,
         cause=cause,
     )
-    record("model.rejected", facts, subject=frames.subject(model))
-    return f"**{spec.name} v{model.version}** was rejected: {against}.\n"
+    return "model.rejected", facts, frames.subject(model)
 
 
 def _gates_held(evaluation: Evaluation) -> str:

@@ -34,7 +34,7 @@ def init(
     """
     from audit.recording import recorder
     from audit.recording.initialise import initialise
-    from audit.store.engine import sqlite_path
+    from audit.store.engine import store_path
 
     if origin and not ORIGIN.fullmatch(origin):
         raise UserError(f"--origin {origin!r} is no name.", hint="Write one without spaces and plus signs.")
@@ -44,7 +44,7 @@ def init(
         raise UserError(
             f"This store's origin is {made.origin} and stays so.", hint="Set AUDIT_HOME to a new folder for another."
         )
-    path = sqlite_path(settings().database_url)
+    path = store_path(settings())
     if as_json:
         output.write_json({"store": str(path), "origin": made.origin, "mask_key": made.mask_key, "made": made.made})
         return
@@ -80,6 +80,7 @@ class Status:
     mask_key_problem: str | None
     mode: str
     prefect: str
+    guards_in_place: bool  # False: triggers are not as they were made
     all_states_seen: bool  # False: Prefect moved, so hooks and wrapper alone record
     events: int
     flow_runs: int
@@ -97,7 +98,7 @@ def status_of(where: Settings) -> Status:
     """Raises StoreUnavailable where there is no store: one made on the spot would hide that it was lost."""
     from audit.recording.circumstances import knows_prefect
     from audit.store import read
-    from audit.store.engine import HEAD, open_existing, sqlite_path
+    from audit.store.engine import HEAD, open_existing, store_path
 
     store = open_existing(where)
     prefect = version("prefect")
@@ -106,13 +107,14 @@ def status_of(where: Settings) -> Status:
     key, problem = _mask_key(where, store)
     root, files, size = _artifacts(where.artifacts_url)
     return Status(
-        store=str(sqlite_path(where.database_url)),
+        store=str(store_path(where)),
         schema=HEAD,
         origin=opened.payload.get("origin") if opened else None,
         mask_key=key,
         mask_key_problem=problem,
         mode=where.mode,
         prefect=prefect,
+        guards_in_place=read.guards_in_place(store),
         all_states_seen=knows_prefect(prefect),
         events=counts.events,
         flow_runs=counts.flow_runs,
@@ -145,9 +147,9 @@ def _mask_key(where: Settings, store: "AuditStore") -> tuple[str | None, str | N
 
 def _waiting(spool: Path) -> int:
     from audit.store import read
-    from audit.store.engine import AuditStore, plain_engine
+    from audit.store.engine import opened
 
-    return read.waiting(AuditStore(f"sqlite:///{spool}", plain_engine(spool))) if spool.exists() else 0
+    return read.waiting(opened(spool)) if spool.exists() else 0
 
 
 def _artifacts(url: str) -> tuple[str, int | None, int | None]:
@@ -179,6 +181,7 @@ def _for_people(found: Status) -> "Table":
     )
     return output.facts(
         ("store", f"{found.store} · schema {found.schema}"),
+        ("guards", _guards(found)),
         ("origin", found.origin or "not set: run `audit init`"),
         ("mask key", key),
         ("mode", found.mode),
@@ -189,6 +192,12 @@ def _for_people(found: Status) -> "Table":
         ("alerts", "a target is set" if found.alert_target_set else "no target: set AUDIT_ALERT_URL to be told"),
         ("artifacts", found.artifacts + size),
     )
+
+
+def _guards(found: Status) -> "Text":
+    if found.guards_in_place:
+        return output.styled("the database refuses changes")
+    return output.styled("triggers are not as they were made; compare with a copy from before", "bold red")
 
 
 def _seen(found: Status) -> "Text":

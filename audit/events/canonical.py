@@ -34,7 +34,7 @@ def clean(value: object) -> Json:
         case str():
             return _clean_text(str(value))
         case int():
-            return int(value) if value in _INT64 else str(value)
+            return int(value) if value in _INT64 else _big(value)
         case float():
             return float(value) if math.isfinite(value) else repr(float(value))
         case datetime():
@@ -50,12 +50,17 @@ def clean(value: object) -> Json:
 def timestamp(moment: datetime) -> str:
     """UTC as YYYY-MM-DDTHH:MM:SS.ffffffZ, always six digits. A naive time is an error of ours."""
     assert moment.tzinfo is not None, "a naive time cannot be put on record"
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.isoformat(moment.astimezone(UTC), timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def digest_of(data: bytes) -> str:
     """`sha256:` and the hex SHA-256 of `data`."""
     return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def _big(value: int) -> str:
+    """Decimal, or hexadecimal where Python refuses to write so many decimal digits."""
+    return str(int(value)) if value.bit_length() <= 2_048 else _clean_text(hex(value))
 
 
 def _clean_text(text: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from audit.events.payloads import ChangeFacts, Named
+from audit.privacy import redact
 from audit.recording.recorder import record
 from audit.store import read
 from audit.store.engine import open_store
@@ -20,8 +21,8 @@ def note_change(spec: str, what: str, is_now: str, details: Mapping[str, object]
     )
     if last and last.payload["is_now"] == is_now:
         return None
-    leaves = dict(_leaves(details))
-    before = {d["name"]: str(d.get("value")) for d in last.payload["details"]} if last else leaves
+    leaves = _redacted(dict(_leaves(details)))
+    before = _redacted({d["name"]: str(d.get("value")) for d in last.payload["details"]}) if last else leaves
     facts = ChangeFacts(
         spec=spec,
         what=what,
@@ -40,6 +41,10 @@ def _leaves(tree: object, path: str = "") -> list[tuple[str, str]]:
         named = [(item.get("name", i) if isinstance(item, Mapping) else i, item) for i, item in enumerate(tree)]
         return [leaf for key, item in named for leaf in _leaves(item, f"{path}[{key}]")]
     return [(path, str(tree))]
+
+
+def _redacted(leaves: Mapping[str, str]) -> dict[str, str]:
+    return {redact.text(name): redact.text(value) for name, value in leaves.items()}
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[Named]:

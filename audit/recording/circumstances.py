@@ -18,7 +18,7 @@ from audit.events.canonical import digest_of
 from audit.events.payloads import Code, DeploymentOfRun, Surroundings
 from audit.privacy.mask_key import create_mask_key, keyed, read_mask_key
 from audit.settings import settings
-from audit.store.engine import sqlite_path
+from audit.store.engine import store_path
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -45,7 +45,7 @@ def actor() -> str:
     """
     where = settings()
     try:
-        if not sqlite_path(where.database_url).exists():
+        if not store_path(where).exists():
             create_mask_key(where.keys_path)
         return _actor(where.keys_path)
     except (KeyUnavailable, StoreUnavailable):

@@ -3,6 +3,8 @@
 import secrets
 from dataclasses import dataclass
 
+from sqlalchemy import Connection
+
 from audit.errors import KeyUnavailable
 from audit.events.event import Event, make_event
 from audit.events.payloads import KeyFacts, Payload, StoreFacts
@@ -10,7 +12,7 @@ from audit.privacy.mask_key import create_mask_key, fingerprint, read_mask_key
 from audit.recording import circumstances
 from audit.settings import Settings, settings
 from audit.store import engine, read
-from audit.store.append import append
+from audit.store.append import append_decided
 
 SOURCE = "prefect-audit/init"
 LOCAL_ORIGIN = "prefect-audit.local"
@@ -33,21 +35,31 @@ def initialise(origin: str | None = None, where: Settings | None = None) -> Init
     """
     where = where or settings()
     store = engine.open_store(where)
-    opened = next(read.events(store, types=("store.opened",), newest_first=False, limit=1), None)
-    known = next(read.events(store, types=("key.created",), newest_first=False, limit=1), None)
-    if known is None:
-        key = create_mask_key(where.keys_path)
-        facts = KeyFacts(purpose="mask", fingerprint=fingerprint(key), principal=circumstances.principal())
-        append(store, [_event("key.created", facts, "key/mask")])
-    else:
-        key = read_mask_key(where.keys_path)
-        _same_key(fingerprint(key), known.payload["fingerprint"])
-    if opened is None:
-        origin = origin or f"{LOCAL_ORIGIN}/{secrets.token_hex(8)}"
-        opening = StoreFacts(origin=origin, store_schema=engine.HEAD, principal=circumstances.principal())
-        append(store, [_event("store.opened", opening, "store")])
-        return Initialised(origin, fingerprint(key), made=True)
-    return Initialised(opened.payload["origin"], fingerprint(key), made=False)
+    with store.reading() as connection:
+        known, opened = (read.first_payload(connection, type) for type in ("key.created", "store.opened"))
+    key = read_mask_key(where.keys_path) if known else create_mask_key(where.keys_path)
+    if known:
+        _same_key(fingerprint(key), known["fingerprint"])
+    if known and opened:
+        return Initialised(opened["origin"], fingerprint(key), made=False)
+    append_decided(store, lambda connection: _missing(connection, key, origin))
+    with store.reading() as connection:
+        opened = read.first_payload(connection, "store.opened")
+    assert opened is not None
+    return Initialised(opened["origin"], fingerprint(key), made=True)
+
+
+def _missing(connection: Connection, key: bytes, origin: str | None) -> list[Event]:
+    """What is not on record yet. Under the lock: of two that initialise at once, the second finds it done."""
+    found: list[Event] = []
+    if read.first_payload(connection, "key.created") is None:
+        created = KeyFacts(purpose="mask", fingerprint=fingerprint(key), principal=circumstances.principal())
+        found.append(_event("key.created", created, "key/mask"))
+    if read.first_payload(connection, "store.opened") is None:
+        named = origin or f"{LOCAL_ORIGIN}/{secrets.token_hex(8)}"
+        opening = StoreFacts(origin=named, store_schema=engine.HEAD, principal=circumstances.principal())
+        found.append(_event("store.opened", opening, "store"))
+    return found
 
 
 def _same_key(found: str, recorded: str) -> None:

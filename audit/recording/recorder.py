@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypedDict
@@ -22,14 +22,15 @@ from audit.recording import circumstances, spool
 from audit.recording.initialise import initialise
 from audit.settings import Settings, settings
 from audit.store.append import append as append_to_store
-from audit.store.append import append_numbered
+from audit.store.append import append_decided
 from audit.store.engine import open_store
 
 SOURCE = "prefect-audit/recorder"
-RETRY_SECONDS = 5.0  # a store that failed is left alone so long: each try may block for its busy timeout
+RETRY_SECONDS = 15.0  # a store that failed is left alone so long: each try may block for its busy timeout
 
 log = logging.getLogger("audit")
 Listener = Callable[[Event], None]
+Fact = tuple[str, Payload, str]  # type, payload, subject
 _listeners: list[Listener] = []
 
 
@@ -45,35 +46,34 @@ def record(
 
     Run ids, deployment, actor and times are filled in. Raises AuditUnavailable in mode `strict` only.
     """
-    event = make_event(
-        type, payload, source=SOURCE, subject=subject, severity=severity, id=id, actor=circumstances.actor(), **_run()
-    )
+    event = _made(type, payload, subject, severity=severity, id=id)
     append(event)
     return event.id
 
 
-def record_numbered(type: str, number: Callable[[Connection], int], facts: Callable[[int], tuple[Payload, str]]) -> int:
-    """Put on record the facts and subject that `facts` gives for the number that `number` reads; returns it.
+def record_decided(decide: Callable[[Connection], Sequence[Fact]]) -> Sequence[Fact]:
+    """Put on record the facts that `decide` makes of what it reads; returns them.
 
-    Number and event are one transaction, so that two at once get two numbers. A store that can be read but not
-    written gives a number all the same, and the event waits in the spool; one that cannot be read raises
-    StoreUnavailable.
+    Reading and writing are one transaction, so of two that decide at once the second knows of the first. A store
+    that can be read but not written decides all the same, and the events wait in the spool; one that cannot be
+    read raises StoreUnavailable.
     """
+    facts: Sequence[Fact] = ()
 
-    def make(drawn: int) -> Event:
-        payload, subject = facts(drawn)
-        return make_event(type, payload, source=SOURCE, subject=subject, actor=circumstances.actor(), **_run())
+    def events(connection: Connection) -> list[Event]:
+        nonlocal facts
+        facts = decide(connection)
+        return [_made(*fact) for fact in facts]
 
-    store = open_store()
     try:
-        drawn, event = append_numbered(store, number, make)
+        for event in append_decided(open_store(), events):
+            _tell(event)
     except StoreUnavailable:
-        with store.reading() as connection:
-            drawn = number(connection)
-        append(make(drawn))
-    else:
-        _tell(event)
-    return drawn
+        with open_store().reading() as connection:
+            waiting = events(connection)
+        for event in waiting:
+            append(event)
+    return facts
 
 
 def append(event: Event) -> None:
@@ -91,6 +91,18 @@ def flow_ended() -> None:
 def listen(listener: Listener) -> None:
     """Have `listener(event)` called for every event that this process puts on record."""
     _listeners.append(listener)
+
+
+def count_lost(what: str) -> None:
+    """Something that could not even be made into an event: counted with what neither store nor spool took."""
+    _recorder().lose(what, "it could not be put into words")
+
+
+def _made(
+    type: str, payload: Payload, subject: str, *, severity: Severity | None = None, id: str | None = None
+) -> Event:
+    actor = circumstances.actor()
+    return make_event(type, payload, source=SOURCE, subject=subject, severity=severity, id=id, actor=actor, **_run())
 
 
 def _tell(event: Event) -> None:
@@ -159,6 +171,7 @@ class Recorder:
                 moved, lost = spool.replay(self.where.spool_path, store), self.dropped
                 append_to_store(store, _accounts(moved, lost))
             except StoreUnavailable as gone:
+                self.failed_at = time.monotonic()
                 log.warning("The audit spool waits. %s", gone)
                 return
             self.looked, self.spooled = True, False
@@ -181,20 +194,21 @@ class Recorder:
             try:
                 append_to_store(spool.spool(self.where.spool_path), [*news, event])
             except StoreUnavailable as also_gone:
-                self._lose(event, also_gone)
+                if self.where.mode == "strict":
+                    raise AuditUnavailable(
+                        f"Neither the audit store nor its spool can be written: {also_gone.what}",
+                        hint="Nothing runs unrecorded in mode strict; mend the store or set AUDIT_MODE=spool.",
+                    ) from also_gone
+                self.lose(event.type, str(also_gone))
                 return
             self.spooled = True
         if news:
             log.warning("The audit store is away (%s). Events wait in %s.", because, self.where.spool_path)
 
-    def _lose(self, event: Event, because: StoreUnavailable) -> None:
-        if self.where.mode == "strict":
-            raise AuditUnavailable(
-                f"Neither the audit store nor its spool can be written: {because.what}",
-                hint="Nothing runs unrecorded in mode strict; mend the store or set AUDIT_MODE=spool.",
-            ) from because
-        self.dropped += 1
-        log.error("%s IS NOT ON RECORD (%d lost so far). %s", event.type, self.dropped, because)
+    def lose(self, what: str, because: str) -> None:
+        with self.lock:
+            self.dropped += 1
+        log.error("%s IS NOT ON RECORD (%d lost so far). %s", what, self.dropped, because)
 
 
 def _accounts(moved: int, lost: int) -> list[Event]:

@@ -5,16 +5,18 @@ Same tables and the same append, but no triggers: what has reached the store is 
 """
 
 import os
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 
+import orjson
 from sqlalchemy import text
 
 from audit.events.event import Event
 from audit.store import read
 from audit.store.append import append
-from audit.store.engine import AuditStore, plain_engine
+from audit.store.engine import AuditStore, opened
 
 BATCH = 500
 
@@ -38,8 +40,8 @@ def replay(path: Path, store: AuditStore) -> int:
     if not path.exists():
         return moved
     while batch := _oldest(spool(path)):
-        append(store, [event for _, event in batch])
-        _forget(spool(path), [seq for seq, _ in batch])
+        append(store, batch)
+        _forget(spool(path), batch)
         moved += len(batch)
     return moved
 
@@ -48,28 +50,27 @@ def replay(path: Path, store: AuditStore) -> int:
 def _opened(path: Path, _process: int) -> AuditStore:
     from audit.store.tables import EVENT, PAYLOAD
 
-    made = AuditStore(f"sqlite:///{path}", plain_engine(path))
+    made = opened(path)
     with made.writing() as connection:
         for table in (EVENT, PAYLOAD):
             table.create(connection, checkfirst=True)
     return made
 
 
-def _oldest(waiting: AuditStore) -> list[tuple[int, Event]]:
+def _oldest(waiting: AuditStore) -> list[Event]:
     names = [f.name for f in fields(Event)]
     columns = ", ".join(f"p.{name}" if name in ("salt", "body") else f"e.{name}" for name in names)
+    found = f"SELECT {columns} FROM event e JOIN payload p ON p.event_seq = e.seq ORDER BY e.seq LIMIT :most"
     with waiting.reading() as connection:
-        rows = connection.execute(
-            text(
-                f"SELECT e.seq, {columns} FROM event e JOIN payload p ON p.event_seq = e.seq ORDER BY e.seq LIMIT :most"
-            ),
-            {"most": BATCH},
-        ).all()
-    return [(row[0], Event(**dict(zip(names, row[1:], strict=True)))) for row in rows]
+        rows = connection.execute(text(found), {"most": BATCH}).all()
+    return [Event(**row._mapping) for row in rows]
 
 
-def _forget(waiting: AuditStore, seqs: list[int]) -> None:
+def _forget(waiting: AuditStore, moved: Sequence[Event]) -> None:
+    """By id: another process may have replayed too, and its rows' numbers be taken by newer events."""
+    ids = {"ids": orjson.dumps([event.id for event in moved]).decode()}
+    these = "SELECT seq FROM event WHERE id IN (SELECT value FROM json_each(:ids))"
     with waiting.writing() as connection:
         connection.exec_driver_sql("PRAGMA secure_delete = ON")
-        for table, key in (("payload", "event_seq"), ("event", "seq")):
-            connection.execute(text(f"DELETE FROM {table} WHERE {key} <= :last"), {"last": seqs[-1]})
+        connection.execute(text(f"DELETE FROM payload WHERE event_seq IN ({these})"), ids)
+        connection.execute(text(f"DELETE FROM event WHERE seq IN ({these})"), ids)

@@ -4,6 +4,7 @@ YAML is read as 1.2 reads booleans (`on`, `no` and `yes` are text), without tags
 stands twice is an error, and aliases cannot multiply a small file into a big one.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,16 @@ SCORE = "score"  # the model's own output, among the watched columns
 _ABOUT_SYNTAX = ("sql parser error", "unsupported", "one (and only one)")
 _NO_TABLE = re.compile(r"relation '([^']*)' was not found")
 _READS_FILES = re.compile(r"\bread_\w+\s*\(", re.IGNORECASE)  # Polars' table functions: read_csv('...')
+_ONLY_SOURCES = "it may read only what stands under `sources`, so that all that is read goes on record."
+_SQL_ASIDE = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/|[\"`]", re.DOTALL)  # texts; comments, marks around names
+_SCAN = re.compile(r"^\s*(?:[A-Z][a-z]+|PYTHON) SCAN\b", re.MULTILINE)  # in a plan: a file that is to be read
+
+# What Polars makes of an SQL expression that looks at its own row alone; whatever else there is looks at others.
+_ROW_WISE = frozenset(
+    "Abs Atan2 Ceil Clip Coalesce Exp FillNull Floor Log Log1p MaxHorizontal MinHorizontal Negate Pow Round Sign "
+    "Sql StringExpr StructExpr TemporalExpr ListExpr ArrayExpr Trigonometry".split()
+)
+_ROW_WISE_BOOLEAN = frozenset("Not IsNull IsNotNull IsNan IsNotNan IsFinite IsInfinite IsIn IsBetween".split())
 
 Keys = tuple[str | int, ...]
 
@@ -373,9 +384,11 @@ def _query_problem(spec: Spec) -> str | None:
     """What the SQL parser says against the query; whether its columns exist is seen at ingest."""
     import polars as pl
 
-    if _READS_FILES.search(spec.query or ""):
-        return "it may read only what stands under `sources`, so that all that is read goes on record."
+    if _READS_FILES.search(_SQL_ASIDE.sub(r"\1", spec.query or "")):
+        return _ONLY_SOURCES
     try:
+        if reads_files(spec.query or "", {name: {} for name in spec.sources}):
+            return _ONLY_SOURCES
         pl.SQLContext({name: pl.LazyFrame() for name in spec.sources}).execute(spec.query or "").collect_schema()
     except (pl.exceptions.SQLSyntaxError, pl.exceptions.SQLInterfaceError) as error:
         said = _first_line(error)
@@ -387,13 +400,29 @@ def _query_problem(spec: Spec) -> str | None:
     return None
 
 
+def refuse_files(spec: Spec, tables: "Mapping[str, Mapping[str, pl.DataType]]") -> None:
+    """Raise SpecError if the query reads a file beside `tables`, which are the declared ones with their columns."""
+    if spec.query and reads_files(spec.query, tables):
+        raise SpecError(f"{where(spec, 'query')}: query: {_ONLY_SOURCES}")
+
+
+def reads_files(query: str, tables: "Mapping[str, Mapping[str, pl.DataType]]") -> bool:
+    """Whether the plan of `query` scans anything but `tables`; they stand empty and in memory here."""
+    import polars as pl
+
+    plan = pl.SQLContext({name: pl.LazyFrame(schema=dict(columns)) for name, columns in tables.items()}).execute(
+        query, eager=False
+    )
+    return bool(_SCAN.search(plan.explain(optimized=False)))
+
+
 def _parsed(sql: str) -> "pl.Expr | str":
     """The expression, or what the parser says against it."""
     import polars as pl
 
     try:
         return pl.sql_expr(sql)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         return _first_line(error)
 
 
@@ -402,7 +431,9 @@ def _first_line(error: Exception) -> str:
 
 
 def leaks(spec: Spec) -> Iterator[Finding]:
-    """Features that are known only after the outcome, by themselves or through what they are derived from."""
+    """Features that are known only after the outcome, by themselves or through what they are derived from; and what
+    hides it: columns picked by a pattern, sums or windows over rows, later ones too."""
+    yield from _hidden_looks(spec)
     late: dict[str, str] = {column.name: column.name for column in spec.columns if column.known_at == "outcome"}
     for index, column in enumerate(spec.columns):
         if column.role == "feature" and column.name in late:
@@ -423,6 +454,62 @@ def leaks(spec: Spec) -> Iterator[Finding]:
                 f"{derived.name!r} {known} only at the outcome, so it cannot be a feature. Give it `role: info`.",
             )
     yield from _untold_target(spec, late)
+
+
+def _hidden_looks(spec: Spec) -> Iterator[Finding]:
+    """Expressions that name no column, and features or targets that come from other rows than their own."""
+    wide: set[str] = set()
+    for index, derived in enumerate(spec.derive):
+        keys: Keys = ("derive", index, "sql")
+        parsed = _parsed(derived.sql)
+        if isinstance(parsed, str):
+            continue
+        beyond = set(_beyond_its_row(json.loads(parsed.meta.serialize(format="json"))))
+        if "Selector" in beyond:
+            yield Finding(keys, f"sql of {derived.name!r} picks columns by a pattern. Write their names.")
+        elif beyond or wide.intersection(parsed.meta.root_names()):
+            wide.add(derived.name)
+            if derived.role in ("feature", "target"):
+                yield Finding(
+                    keys, f"sql of {derived.name!r} looks at other rows, later ones too. Use a row's own columns only."
+                )
+
+
+def _beyond_its_row(node: object) -> Iterator[str]:
+    """What in an expression, as Polars serialises it, is not of one row and of columns that it names."""
+    match node:
+        case {"Column": _} | {"Literal": _}:
+            return
+        case {"BinaryExpr": {"left": left, "right": right}}:
+            parts = [left, right]
+        case {"Ternary": {"predicate": predicate, "truthy": truthy, "falsy": falsy}}:
+            parts = [predicate, truthy, falsy]
+        case {"Cast": {"expr": inner}} | {"Alias": [inner, *_]}:
+            parts = [inner]
+        case {"Function": {"input": list(parts), "function": function}}:
+            if not _is_row_wise(function):
+                yield "Function"
+        case dict():
+            yield from (str(kind) for kind in node)
+            return
+        case _:
+            yield str(node)
+            return
+    for part in parts:
+        yield from _beyond_its_row(part)
+
+
+def _is_row_wise(function: object) -> bool:
+    match function:
+        case {"Boolean": kind}:
+            return (kind if isinstance(kind, str) else next(iter(kind))) in _ROW_WISE_BOOLEAN
+        case {"Bitwise": kind}:
+            return kind == "CountOnes"
+        case {"StringExpr": {"ConcatVertical": _}}:
+            return False
+        case dict():
+            return set(function) <= _ROW_WISE
+    return function in _ROW_WISE
 
 
 def _untold_target(spec: Spec, late: dict[str, str]) -> Iterator[Finding]:

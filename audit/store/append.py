@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, select
 
+from audit.errors import StoreUnavailable
 from audit.events.event import Event
 from audit.store.engine import AuditStore
 
@@ -20,29 +21,27 @@ def append(store: AuditStore, events: Sequence[Event]) -> int:
         return sum(_insert(connection, event) for event in events)
 
 
-def append_numbered(
-    store: AuditStore, number: Callable[[Connection], int], make: Callable[[int], Event]
-) -> tuple[int, Event]:
-    """Append the event made for the number that `number` reads under the write lock; returns both.
+def append_decided(store: AuditStore, decide: Callable[[Connection], Sequence[Event]]) -> Sequence[Event]:
+    """Append the events that `decide` makes of what it reads under the write lock; returns them.
 
-    Two processes that number the same thing get different numbers: the second reads after the first wrote.
+    Two processes that decide at once decide one after the other: the second reads what the first wrote.
     Raises StoreUnavailable.
     """
     with store.writing() as connection:
-        drawn = number(connection)
-        event = make(drawn)
-        _insert(connection, event)
-        return drawn, event
+        events = decide(connection)
+        for event in events:
+            _insert(connection, event)
+    return events
 
 
 def _insert(connection: Connection, event: Event) -> bool:
     from audit.store.tables import EVENT, PAYLOAD
 
-    seq = connection.execute(
-        insert(EVENT).returning(EVENT.c.seq),
-        {name: getattr(event, name) for name in _COLUMNS},
-    ).scalar()
-    if seq is None:  # the guard skipped it: this id is on record already
-        return False
+    columns = {name: getattr(event, name) for name in _COLUMNS}
+    seq = connection.execute(insert(EVENT).returning(EVENT.c.seq), columns).scalar()
+    if seq is None:
+        if connection.execute(select(EVENT.c.seq).where(EVENT.c.id == event.id)).scalar() is None:
+            raise StoreUnavailable(f"The store takes no {event.type} and does not say why.", hint="See `audit status`.")
+        return False  # this id is on record already
     connection.execute(insert(PAYLOAD), {"event_seq": seq, "salt": event.salt, "body": event.body})
     return True

@@ -1,8 +1,14 @@
 """Triggers that make the tables insert-only, and the views that people read. SQLite's dialect.
 
 SQLite's INSERT OR REPLACE deletes rows without firing DELETE triggers, so inserts are guarded too: a row
-whose key is taken is skipped (event, where a replay meets its own first copy) or refused (the others).
+whose key is taken is skipped (event, where a replay meets its own first copy) or refused (the others). Events
+take the next number and no other: a row at -1 would match every automatic number in a BEFORE trigger, one at
+the end of the range would have SQLite draw numbers at random. A payload goes in right after its event.
 """
+
+from audit.events.event import ENVELOPE_KEYS
+
+_DIFFERS = " OR ".join(f"json_extract(NEW.envelope, '$.{key}') IS NOT NEW.{key}" for key in ENVELOPE_KEYS)
 
 GUARDS = (
     """CREATE TRIGGER event_keeps_first BEFORE INSERT ON event
@@ -12,6 +18,16 @@ GUARDS = (
        BEGIN SELECT RAISE(ABORT, 'event is insert-only'); END""",
     """CREATE TRIGGER event_no_delete BEFORE DELETE ON event
        BEGIN SELECT RAISE(ABORT, 'event is insert-only'); END""",
+    """CREATE TRIGGER event_in_order AFTER INSERT ON event
+       WHEN NEW.seq <> 1 + coalesce((SELECT seq FROM event WHERE seq < NEW.seq ORDER BY seq DESC LIMIT 1), 0)
+         OR EXISTS (SELECT 1 FROM event WHERE seq > NEW.seq)
+       BEGIN SELECT RAISE(ABORT, 'event takes the next seq'); END""",
+    f"""CREATE TRIGGER event_is_its_envelope BEFORE INSERT ON event
+       WHEN NOT json_valid(NEW.envelope) OR {_DIFFERS}
+       BEGIN SELECT RAISE(ABORT, 'columns and envelope differ'); END""",
+    """CREATE TRIGGER payload_with_its_event BEFORE INSERT ON payload
+       WHEN NEW.event_seq IS NOT (SELECT max(seq) FROM event) OR NOT json_valid(NEW.body)
+       BEGIN SELECT RAISE(ABORT, 'payload goes in with its event'); END""",
     """CREATE TRIGGER payload_no_replace BEFORE INSERT ON payload
        WHEN EXISTS (SELECT 1 FROM payload WHERE event_seq = NEW.event_seq)
          OR EXISTS (SELECT 1 FROM withdrawal WHERE event_seq = NEW.event_seq)

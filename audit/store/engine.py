@@ -9,47 +9,47 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from audit.errors import StoreUnavailable
 from audit.settings import Settings, settings
 
 HEAD = "0001"  # the newest migration; a test holds it against the migrations folder
-BUSY_SECONDS = 30
+BUSY_SECONDS = 5  # how long a write waits for others before it goes to the spool
 
 
 @dataclass(frozen=True)
 class AuditStore:
     """An open store. Appends and queries take it; it holds no more than its engine."""
 
-    url: str
+    path: Path
     engine: Engine
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection for queries. Raises StoreUnavailable if the database does not answer."""
-        with _named(self.url), self.engine.connect() as connection:
+        with _named(self.path), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One write transaction, the lock taken at its start. Raises StoreUnavailable."""
-        with _named(self.url), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with _named(self.path), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
             yield connection
 
 
 def open_store(where: Settings | None = None) -> AuditStore:
     """This process's store, made or migrated if need be. Raises StoreUnavailable."""
     where = where or settings()
-    return _open(where.database_url, os.getpid())
+    return _open(store_path(where), os.getpid())
 
 
 def open_existing(where: Settings | None = None) -> AuditStore:
     """The store, for a command that only reads: one that is not there is not made."""
     where = where or settings()
-    path = sqlite_path(where.database_url)
+    path = store_path(where)
     if not path.exists():
         raise StoreUnavailable(f"There is no audit store at {path}.", hint="Run `audit init`, or `make run`.")
     return open_store(where)
@@ -60,20 +60,33 @@ def close_stores() -> None:
     _open.cache_clear()
 
 
-def sqlite_path(url: str) -> Path:
-    """The file behind a SQLite address. Raises StoreUnavailable for any other kind of database."""
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+def store_path(where: Settings) -> Path:
+    """The store's file. Raises StoreUnavailable if AUDIT_DATABASE_URL names another kind of database."""
+    if where.database_url is None:
+        return where.home / "audit.db"
+    try:
+        parsed = make_url(where.database_url)
+    except ArgumentError:
+        parsed = None
+    if parsed is None or parsed.get_backend_name() != "sqlite" or not parsed.database:
         raise StoreUnavailable(
-            f"AUDIT_DATABASE_URL names a {parsed.get_backend_name()} database; the store is a SQLite file.",
+            "AUDIT_DATABASE_URL does not name a SQLite file, which the store is.",
             hint="Use sqlite:///PATH or leave it unset.",
         )
     return Path(parsed.database)
 
 
-def plain_engine(path: Path) -> Engine:
-    """An engine on one SQLite file with durable commits and transactions that begin when we say so."""
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False})
+def opened(path: Path) -> AuditStore:
+    """A SQLite file as it is, with durable commits and transactions that begin when we say so."""
+    return AuditStore(path, _engine(path))
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)),
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        max_overflow=-1,  # threads wait for the file's lock, which is told; waiting for a connection would not be
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _record: Any) -> None:
@@ -90,11 +103,10 @@ def plain_engine(path: Path) -> Engine:
 
 
 @lru_cache(maxsize=8)
-def _open(url: str, _process: int) -> AuditStore:
-    path = sqlite_path(url)
-    with _named(url):
+def _open(path: Path, _process: int) -> AuditStore:
+    with _named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        store = AuditStore(url, plain_engine(path))
+        store = opened(path)
         if _version(store.engine, path) != HEAD:
             _make_or_migrate(store.engine, path)
     return store
@@ -125,18 +137,20 @@ def _make_or_migrate(engine: Engine, path: Path) -> None:
 
 
 @contextmanager
-def _named(url: str) -> Iterator[None]:
+def _named(path: Path) -> Iterator[None]:
     """Turn the driver's errors into one line that names the store and the way out."""
     try:
         yield
     except DBAPIError as failed:
-        raise _cannot(url, str(failed.orig)) from failed
+        raise _cannot(path, str(failed.orig)) from failed
+    except SQLAlchemyError as failed:
+        raise _cannot(path, type(failed).__name__) from failed
     except OSError as failed:
-        raise _cannot(url, failed.strerror or str(failed)) from failed
+        raise _cannot(path, failed.strerror or str(failed)) from failed
 
 
-def _cannot(url: str, why: str) -> StoreUnavailable:
+def _cannot(path: Path, why: str) -> StoreUnavailable:
     return StoreUnavailable(
-        f"{sqlite_path(url)} cannot be used ({why}).",
+        f"{path} cannot be used ({why}).",
         hint="Set AUDIT_HOME to a folder that can be written, or AUDIT_DATABASE_URL.",
     )

@@ -149,15 +149,46 @@ def model_number(connection: Connection, spec: str) -> int:
 
 def champion(store: AuditStore, spec: str) -> "ModelVersion | None":
     """The model version that makes `spec`'s decisions: the last one deployed to production."""
-    from audit.events.references import ModelVersion  # pydantic, which `audit status` need not wait for
+    with store.reading() as connection:
+        return champion_now(connection, spec)
 
-    deployed = next(events(store, types=("model.deployed",), spec=spec, limit=1), None)
-    if deployed is None:
-        return None
-    model = deployed.payload["model"]
-    return ModelVersion(
-        name=spec, version=deployed.payload["version"], address=model["address"], digest=model["digest"]
-    )
+
+def champion_now(connection: Connection, spec: str) -> "ModelVersion | None":
+    """The same, under a lock that the caller may hold. By time: a deployment that was spooled comes in late."""
+    from audit.events.references import ModelVersion
+
+    deployed = connection.execute(
+        text(
+            """SELECT json_extract(p.body, '$.version') AS version, json_extract(p.body, '$.model.address') AS address,
+                      json_extract(p.body, '$.model.digest') AS digest
+                 FROM event e JOIN payload p ON p.event_seq = e.seq
+                WHERE e.type = 'model.deployed' AND json_extract(p.body, '$.spec') = :spec
+                ORDER BY e.time DESC, e.seq DESC LIMIT 1"""
+        ),
+        {"spec": spec},
+    ).one_or_none()
+    return ModelVersion(name=spec, **deployed._mapping) if deployed else None
+
+
+def first_payload(connection: Connection, type: str) -> dict[str, Any] | None:
+    """Payload of the first event of a type."""
+    body = connection.execute(
+        text(
+            """SELECT p.body FROM event e JOIN payload p ON p.event_seq = e.seq
+                WHERE e.type = :type ORDER BY e.seq LIMIT 1"""
+        ),
+        {"type": type},
+    ).scalar()
+    return orjson.loads(body) if body else None
+
+
+def guards_in_place(store: AuditStore) -> bool:
+    """Whether the database has the triggers that make it insert-only, and no others."""
+    from audit.store.ddl import GUARDS
+
+    with store.reading() as connection:
+        found = connection.execute(text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")).scalars()
+        return set(found) == set(GUARDS)
 
 
 def flow_runs(store: AuditStore, *, limit: int | None = None) -> list[dict[str, Any]]:

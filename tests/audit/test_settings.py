@@ -28,7 +28,7 @@ def test_a_temporary_home_is_refused_unless_it_is_named(tmp_path: Path, monkeypa
 def test_what_is_not_set_follows_the_home() -> None:
     found = read_settings({"AUDIT_HOME": "/srv/audit", "AUDIT_ALERT_URL": ""}, Path("/"))
 
-    assert found.database_url == "sqlite:////srv/audit/audit.db"
+    assert found.database_url is None
     assert found.artifacts_url == "file:///srv/audit/artifacts"
     assert (found.mode, found.alert_url) == ("spool", None)
 

@@ -162,11 +162,26 @@ def test_an_undelivered_message_warns_and_names_the_target(
         ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#alerts", "slack://…"),
         ("tgram://123456789:abcdefg_hijklmnop/12315544/", "tgram://…"),
         (f"gotify://example.org/{SECRET}", "gotify://example.org"),
+        (f"kodi://user:{SECRET}@example.org", "kodis://example.org"),
+        (f"xbmc://user:{SECRET}@example.org", "kodis://example.org"),
     ],
-    ids=["webhook", "mail", "slack", "telegram", "gotify"],
+    ids=["webhook", "mail", "slack", "telegram", "gotify", "kodi", "xbmc"],
 )
 def test_a_target_is_named_by_scheme_and_by_host_only_where_that_is_a_host(url: str, shown: str) -> None:
     assert target_shown(url) == shown
+
+
+def test_a_secret_in_a_title_leaves_the_house_in_no_form(target: Target, home: Path, spec: Spec) -> None:
+    send_alert.fn("failed", "✗ Failed: training ann.planted@example.org", "body", spec)
+
+    assert "ann.planted" not in json.dumps(target.received)
+    assert not any(b"ann.planted" in file.read_bytes() for file in home.rglob("*") if file.is_file())
+
+
+def test_an_alert_that_breaks_breaks_no_pipeline(monkeypatch: pytest.MonkeyPatch, home: Path, spec: Spec) -> None:
+    monkeypatch.setenv("AUDIT_MODE", "no such mode")
+    settings.cache_clear()
+    assert not send_alert.fn("drift", "title", "body", spec)
 
 
 def test_without_an_address_nothing_is_sent_and_nothing_recorded(home: Path, spec: Spec) -> None:

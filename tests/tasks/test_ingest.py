@@ -1,7 +1,10 @@
 """Sources to a handled dataset: what is read, what is refused, and what never gets out."""
 
 import gzip
+import logging
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 
@@ -9,14 +12,16 @@ import polars as pl
 import pytest
 
 from audit.artifacts import datasets
-from audit.errors import AuditError, BadData, SpecError
+from audit.errors import AuditError, BadData, KeyUnavailable, SpecError
 from audit.events.references import DatasetVersion, Window
 from audit.recording.initialise import initialise
 from audit.spec.load import load_spec
+from audit.settings import settings
 from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
-from tasks.ingest import Ingested, ingest, read_sources
+from tasks.ingest import Ingested, ingest, mask_key, read_sources
+from tests.audit.recording.conftest import break_store, mend_store
 
 KEY = bytes(32)
 FLIGHTS = Path(__file__).parents[2] / "flows" / "specs" / "flights.yaml"
@@ -127,7 +132,7 @@ def test_a_window_without_rows_is_told_where_the_rows_are(folder: Path, window: 
         (",1.5,", ",secret,", "trips.yaml:11: 1 value is no float in column 'miles'."),
         ("2024-01-31 23:59:59", "31.01.2024", "trips.yaml:8: 1 value is no datetime in column 'started'."),
         ("miles,seats", "mile,seats", "trips.yaml:11: column 'miles' is not in the source. Did you mean 'mile'?"),
-        ("miles,seats", "miles,miles", "file:trips.csv has two columns called 'miles'."),
+        ("miles,seats", "miles,miles", "file:trips.csv: columns 4 and 5 have the same name."),
     ],
 )
 def test_what_does_not_fit_the_spec_is_counted_and_never_shown(folder: Path, old: str, new: str, expected: str) -> None:
@@ -284,6 +289,75 @@ def test_rows_without_an_event_time_are_left_out_and_counted(folder: Path) -> No
 
     assert found.frame.height == 2
     assert "1 rows without started left out" in found.transformations
+
+
+@pytest.mark.parametrize(
+    "reading",
+    ["read_csv/**/('{}')", '"read_csv"(\'{}\')', "`read_csv`('{}')", "read_csv --x\n('{}')"],
+    ids=["comment", "quoted", "backticks", "line comment"],
+)
+def test_a_query_reads_no_file_that_is_not_declared(folder: Path, reading: str) -> None:
+    (folder / "other.csv").write_text(HEADER + ROWS)
+    spec = load_spec(folder / "trips.yaml")
+    query = f"SELECT * FROM trips UNION ALL SELECT * FROM {reading.format(folder / 'other.csv')}"
+
+    with pytest.raises(SpecError, match="it may read only what stands under `sources`"):
+        read_sources(spec.model_copy(update={"query": query}), None, KEY)
+
+
+def test_a_header_of_values_shows_none_of_them(folder: Path) -> None:
+    (folder / "trips.csv").write_text("2024-02-03,Ann Planted,Ann Planted,1.5,2,501,true,x\n")
+    assert "Ann" not in refused(folder)
+
+    (folder / "trips.csv").write_text("2024-02-03,ridr@planted.org,x,1.5,2,501,true,y\n")
+    (folder / "trips.yaml").write_text(TRIPS.replace("name: started", "name: ridr@planted").replace(
+        "event_time: started", "event_time: ridr@planted"
+    ))  # fmt: skip
+    assert "planted.org" not in refused(folder)
+
+
+def test_with_another_mask_key_nothing_is_ingested(folder: Path, home: Path) -> None:
+    initialise()
+    spec = load_spec(folder / "trips.yaml")
+    ingest.fn(spec)
+    (settings().keys_path / "mask.key").write_bytes(b"z" * 32)
+
+    with pytest.raises(KeyUnavailable, match="Put the right key back"):
+        ingest.fn(spec)
+
+
+def test_a_store_that_cannot_be_asked_for_the_key_is_a_warning(
+    folder: Path, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    initialise()
+    with monkeyed_store(), caplog.at_level(logging.WARNING, "audit"):
+        assert len(mask_key()) == 32
+    assert "Whether the mask key is the recorded one cannot be told" in caplog.text
+
+
+@contextmanager
+def monkeyed_store() -> Iterator[None]:
+    """No store at its place, for a while."""
+    break_store()
+    try:
+        yield
+    finally:
+        mend_store()
+
+
+def test_an_address_in_names_paths_and_notes_is_not_written(folder: Path, home: Path) -> None:
+    initialise()
+    (folder / "planted@example.org.csv").write_text(HEADER.replace("memo", "ann@planted.org") + ROWS)
+    text = TRIPS.replace("file: trips.csv", "file: planted@example.org.csv")
+    (folder / "trips.yaml").write_text(text.replace("zone, dtype: string", "zone, dtype: string, assumption: ask a@b.org"))
+
+    ingest.fn(load_spec(folder / "trips.yaml"))
+
+    masked, facts = (next(read.events(open_store(), types=(type,))) for type in ("privacy.masked", "dataset.ingested"))
+    assert masked.payload["undeclared"] == ["column 8"]
+    assert "column 8 dropped, for it is not declared" in facts.payload["transformations"]
+    written = b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
+    assert not [value for value in (b"planted", b"a@b.org") if value in written]
 
 
 def test_a_package_that_is_not_installed_is_named(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 import sqlite3
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from audit.recording.initialise import initialise
 from audit.settings import settings
 from audit.store import read
 from audit.store.append import append as append_to_store
-from audit.store.engine import close_stores, open_store
+from audit.store.engine import AuditStore, close_stores, open_store
 from tests.audit.recording.conftest import break_store, mend_store
 
 KEY = KeyFacts(purpose="test", fingerprint="f")
@@ -185,4 +187,38 @@ def test_a_forked_or_new_process_opens_its_own_store(home: Path) -> None:
     initialise()
     close_stores()
 
+    assert read.counts(open_store()).events == 2
+
+
+def test_an_event_spooled_while_another_process_replays_stays(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    initialise()
+    where = settings().spool_path
+    append_to_store(spool.spool(where), [first := an_event()])
+    meanwhile = an_event()
+
+    def append_and_be_overtaken(store: AuditStore, events: list[Event]) -> int:
+        monkeypatch.setattr(spool, "append", append_to_store)
+        done = append_to_store(store, events)
+        spool.replay(where, open_store())  # the other process takes the same batch, and the spool is empty
+        append_to_store(spool.spool(where), [meanwhile])  # a third one spools; its row gets the same number
+        return done
+
+    monkeypatch.setattr(spool, "append", append_and_be_overtaken)
+    spool.replay(where, open_store())
+
+    assert {first.id, meanwhile.id} <= set(ids(home))
+
+
+def test_processes_that_make_a_home_at_once_agree_on_key_and_origin(home: Path) -> None:
+    made = [
+        subprocess.Popen(
+            [sys.executable, "-c", "from audit.recording.initialise import initialise; print(initialise().origin)"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    origins = {process.communicate(timeout=120)[0] for process in made}
+
+    assert len(origins) == 1
     assert read.counts(open_store()).events == 2

@@ -89,6 +89,8 @@ def test_a_good_spec_knows_its_sections_and_reads_on_as_a_word() -> None:
         ("slices: [zone]", "slices: [phone]", "trips.yaml:21: column 'phone' is dropped at ingest."),
         ("FROM started)", "FROM startd)", "trips.yaml:16: sql of 'hour': column 'startd' is not declared before it."),
         ("FROM started)", "FROM phone)", "trips.yaml:16: sql of 'hour': column 'phone' is dropped at ingest."),
+        ("FROM started)", "FROM started) - AVG(miles) OVER ()", "trips.yaml:16: sql of 'hour' looks at other rows"),
+        ("sql: EXTRACT(hour FROM started)", "sql: COLUMNS('m.*')", "trips.yaml:16: sql of 'hour' picks columns by"),
         ("sql: minutes > 30", "sql: minutes >", "trips.yaml:15: sql of 'late': unable to parse"),
         ("name: zone, dtype", "name: miles, dtype", "trips.yaml:13: column 'miles' is declared twice."),
         ("name: hour, sql", "name: score, sql", "trips.yaml:16: 'score' is the name of the model's output."),
@@ -145,6 +147,10 @@ def test_a_target_must_be_declared_as_known_only_afterwards() -> None:
         ("SELECT * FROM trip", "query: 'trip' is no source. Did you mean 'trips'?"),
         ("SELECT miels FROM trips", None),
         ("SELECT a.miles FROM trips a JOIN trips b ON a.rider = b.rider WHERE b.miles > 3", None),
+        ("SELECT miles FROM trips -- read_csv (", None),
+        ("SELECT miles FROM trips WHERE zone <> 'read_csv --'", None),
+        ("SELECT * FROM read_csv/**/('/etc/passwd')", "query: it may read only what stands under `sources`"),
+        ("SELECT * FROM `read_csv`('/etc/passwd')", "query: it may read only what stands under `sources`"),
         ("SELECT * FROM READ_CSV('/etc/passwd')", "query: it may read only what stands under `sources`"),
     ],
 )
@@ -155,6 +161,22 @@ def test_a_query_is_parsed_and_reads_only_the_sources(query: str, expected: str 
         assert parse_spec(text, "trips.yaml").query == query
     else:
         assert error_of(text).startswith(f"trips.yaml:5: {expected}")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "miles * 2 - 1", "ROUND(miles, 1)", "miles / 3 % 2", "SQRT(ABS(miles))", "COALESCE(miles, 0)", "NULLIF(miles, 0)",
+        "CASE WHEN zone = 'a' OR NOT miles > 3 THEN 1 ELSE 0 END", "CASE zone WHEN 'a' THEN 1 ELSE miles END",
+        "zone IN ('a', 'b')", "zone LIKE 'a%'", "miles BETWEEN 1 AND 2", "zone || 'x'", "UPPER(LEFT(zone, 2))",
+        "LENGTH(zone)", "GREATEST(miles, 3)", "CAST(miles AS INT)", "-miles", "zone IS NOT NULL", "POW(miles, 2)",
+        "STRFTIME(started, '%H')", "SPLIT_PART(zone, '-', 1)", "REPLACE(zone, 'a', 'b')", "LN(miles)",
+    ],
+)  # fmt: skip
+def test_an_expression_over_its_own_row_is_no_look_at_others(sql: str) -> None:
+    text = changed("sql: EXTRACT(hour FROM started), dtype: integer", f'sql: "{sql}", dtype: string')
+
+    assert parse_spec(text, "trips.yaml").derive[1].sql == sql
 
 
 def test_all_errors_are_told_in_the_files_order_and_the_first_says_how_many_more(tmp_path: Path) -> None:

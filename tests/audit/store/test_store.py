@@ -2,17 +2,19 @@
 
 import sqlite3
 import threading
+from dataclasses import asdict, fields
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 
 from audit.errors import StoreUnavailable
 from audit.events.event import Event, make_event, uuid7
-from audit.events.payloads import RunState, StoreFacts
+from audit.events.payloads import RunState, StageFacts, StoreFacts, Used
 from audit.settings import settings
 from audit.store import read
-from audit.store.append import append, append_numbered
+from audit.store.append import append, append_decided
 from audit.store.engine import HEAD, AuditStore, open_existing, open_store
 from audit.store.migrations import config
 from audit.store.tables import SQLModel
@@ -30,8 +32,6 @@ def an_event(**given: str) -> Event:
 
 
 def a_state(run: str, type: str, *, time: str | None = None, **facts: object) -> Event:
-    from datetime import datetime
-
     return make_event(
         type,
         RunState(run_name="a run", of="a task", **facts),
@@ -65,6 +65,15 @@ def test_the_first_envelope_of_an_id_wins_and_keeps_its_salt(store: AuditStore, 
     assert raw(home).execute("SELECT salt FROM payload").fetchall() == [(first.salt,)]
 
 
+def copied(seq: int, id: str) -> str:
+    """The first event once more, under another number and id."""
+    columns = (
+        "source, type, subject, time, severity, actor, flow_run_id, task_run_id, deployment, trace_id, schema_version, "
+        "recorded_at, payload_hash, envelope"
+    )
+    return f"INSERT INTO event (seq, id, {columns}) SELECT {seq}, '{id}', {columns} FROM event WHERE seq = 1"
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -74,6 +83,13 @@ def test_the_first_envelope_of_an_id_wins_and_keeps_its_salt(store: AuditStore, 
         "UPDATE payload SET body = '{}'",
         "DELETE FROM payload",
         "INSERT OR REPLACE INTO payload SELECT event_seq, salt, '{}' FROM payload",
+        "INSERT INTO payload SELECT max(seq) + 1, x'00', '{}' FROM event",
+        "INSERT INTO payload VALUES (1, x'00', '{}')",
+        copied(-1, "x"),
+        copied(0, "x"),
+        copied(4, "x"),
+        copied(9223372036854775807, "x"),
+        copied(3, "x"),  # the columns say x, the envelope says otherwise
         "INSERT INTO withdrawal VALUES (1, 1)",
         "INSERT INTO withdrawal VALUES (1, 2)",
     ],
@@ -84,16 +100,17 @@ def test_the_database_refuses(store: AuditStore, home: Path, change: str) -> Non
     with pytest.raises(sqlite3.IntegrityError):
         raw(home).execute(change)
 
+    assert append(store, [an_event()]) == 1  # and nobody is kept from writing
+
 
 def test_replacing_an_event_leaves_the_first(store: AuditStore, home: Path) -> None:
-    append(store, [an_event()])
+    append(store, [first := an_event()])
     before = raw(home).execute("SELECT * FROM event").fetchall()
+    forged = an_event(id=first.id, severity="critical")
 
-    columns = (
-        "seq, id, source, type, subject, time, 'critical', actor, flow_run_id, task_run_id, deployment, "
-        "trace_id, schema_version, recorded_at, payload_hash, envelope"
-    )
-    raw(home).execute(f"INSERT OR REPLACE INTO event SELECT {columns} FROM event")
+    names = [field.name for field in fields(Event) if field.name not in ("salt", "body")]
+    marks = ", ".join(f":{name}" for name in names)
+    raw(home).execute(f"INSERT OR REPLACE INTO event ({', '.join(names)}) VALUES ({marks})", asdict(forged))
 
     assert raw(home).execute("SELECT * FROM event").fetchall() == before
 
@@ -174,15 +191,15 @@ def test_two_that_number_at_once_get_different_numbers(store: AuditStore) -> Non
     drawn: list[int] = []
 
     def draw() -> None:
-        from audit.events.payloads import StageFacts, Used
-
         model = Used(name="model", kind="model", of="flights", address="artifact://x", digest="sha256:x")
 
-        def make(version: int) -> Event:
+        def numbered(connection: Connection) -> list[Event]:
+            version = read.model_number(connection, "flights")
+            drawn.append(version)
             facts = StageFacts(spec="flights", model=model, version=version, environment="none", reason="test")
-            return make_event("model.registered", facts, source="test", subject="model/flights", actor="p:test")
+            return [make_event("model.registered", facts, source="test", subject="model/flights", actor="p:test")]
 
-        drawn.append(append_numbered(store, lambda connection: read.model_number(connection, "flights"), make)[0])
+        append_decided(store, numbered)
 
     threads = [threading.Thread(target=draw) for _ in range(8)]
     for thread in threads:
@@ -234,5 +251,51 @@ def test_events_come_page_by_page_in_either_order(store: AuditStore, monkeypatch
     assert [e.seq for e in read.events(store, limit=4)] == [10, 9, 8, 7]
 
 
-def test_settings_name_the_store(home: Path) -> None:
-    assert settings().database_url == f"sqlite:///{home / 'audit.db'}"
+def test_a_home_with_odd_letters_is_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = tmp_path / "a?b=c%20d#e"
+    monkeypatch.setenv("AUDIT_HOME", str(odd))
+    settings.cache_clear()
+
+    open_store()
+
+    assert (odd / "audit.db").exists()
+    settings.cache_clear()
+
+
+@pytest.mark.parametrize("url", ["postgresql://db/audit", "sqlite://", "no address"])
+def test_another_kind_of_database_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("AUDIT_DATABASE_URL", url)
+    settings.cache_clear()
+
+    with pytest.raises(StoreUnavailable, match="AUDIT_DATABASE_URL"):
+        open_store()
+
+
+def test_an_append_that_the_database_drops_in_silence_is_told(store: AuditStore, home: Path) -> None:
+    raw(home).execute("CREATE TRIGGER quiet BEFORE INSERT ON event BEGIN SELECT RAISE(IGNORE); END")
+
+    with pytest.raises(StoreUnavailable, match="does not say why"):
+        append(store, [an_event()])
+    assert not read.guards_in_place(store)
+
+
+def test_the_guards_are_those_that_were_made(store: AuditStore, home: Path) -> None:
+    assert read.guards_in_place(store)
+
+    raw(home).execute("DROP TRIGGER event_no_update")
+
+    assert not read.guards_in_place(store)
+
+
+def test_the_champion_is_the_last_deployed_by_time_not_by_arrival(store: AuditStore) -> None:
+    def deployed(version: int, hour: int) -> Event:
+        model = Used(name="model", kind="model", of="f", address=f"artifact://{version}", digest=f"sha256:{version}")
+        facts = StageFacts(spec="f", model=model, version=version, environment="production", reason="test")
+        at = datetime(2026, 1, 1, hour, tzinfo=UTC)
+        return make_event("model.deployed", facts, source="t", subject="model/f", actor="p:t", time=at)
+
+    append(store, [deployed(2, hour=11), deployed(1, hour=10)])  # the first one was spooled and came late
+
+    champion = read.champion(store, "f")
+    assert champion is not None
+    assert champion.version == 2
