@@ -231,8 +231,8 @@ def _unheard() -> Iterator[list[str]]:
 
 
 def _scheme(target: "NotifyBase") -> str:
-    """Its first name; one plugin of apprise has a number for `protocol`."""
-    kinds: tuple[object, ...] = (target.protocol, target.secure_protocol)
+    """Its first name, as the plugin's class has it: one plugin puts a number in its place."""
+    kinds: tuple[object, ...] = (type(target).protocol, type(target).secure_protocol)
     for named in reversed(kinds) if target.secure else kinds:
         if isinstance(named, str) and named:
             return named

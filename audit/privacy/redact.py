@@ -51,7 +51,7 @@ _PATTERNS = (
         r"(?:'(?:[^'\\]|\\.)*'?|\"(?:[^\"\\]|\\.)*\"?|[^\s'\",;&)]+)",
         re.DOTALL,
     ),
-    re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),  # as HTML's input type has it
+    re.compile(r"[\w.!#$%&'*+/=?^`{|}~-]{1,64}(?:@|%40)[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),  # as in HTML
     re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,4})?\b"),  # IBAN, ISO 13616
     re.compile(r"\b(?:\d[ -]?){13,19}\b"),  # payment card, ISO/IEC 7812
     re.compile(r"(?<!sha256[:/-])(?<!sha256/[0-9a-f]{2}/)(?<![0-9A-Za-z])[0-9a-fA-F]{64,}(?![0-9A-Za-z])"),
@@ -214,8 +214,8 @@ def _unshown(value: object) -> str:
 def _run(found: re.Match[str]) -> str:
     """A run of letters, digits and what base64 adds: redacted where it looks random, whole or in a piece."""
     run = found[0]
-    if len(run) >= 40 and ("/" in run or "+" in run) and _is_mixed(run) and _changes(run) >= 0.3:
-        return REDACTED
+    if len(run) >= 40 and _is_mixed(run) and run.count("/") <= len(run) / 14 and _changes(run) >= 0.3:
+        return REDACTED  # base64, by no means a path
     before = found.start() - 1
     start = len(run) - len(run.lstrip("/")) if before < 0 else 0
     if before >= 0 and (found.string[before] == "." or found.string[before].isalnum()):
@@ -229,8 +229,8 @@ def _is_mixed(run: str) -> bool:
 
 def _changes(run: str) -> float:
     """How often lower case, upper case and digits change over: often in what is random, seldom in a path."""
-    kinds = [char.isdigit() + 2 * char.islower() + 4 * char.isupper() for char in run]
-    return sum(kind != after for kind, after in pairwise(kinds)) / len(run)
+    kinds = [char.isdigit() + 2 * char.islower() + 4 * char.isupper() for char in run if char.isalnum()]
+    return sum(kind != after for kind, after in pairwise(kinds)) / len(kinds)
 
 
 def _short(raw: str) -> str:

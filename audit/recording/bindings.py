@@ -5,13 +5,15 @@ function, and points inside Prefect's engines. The last are private, so they are
 as they did when this was written; `UNBOUND` names those that do not, and hooks and wrapper go on without.
 """
 
+import asyncio
 import inspect
 import os
 from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing, suppress
+from contextvars import copy_context
 from datetime import UTC, datetime
-from functools import update_wrapper, wraps
+from functools import partial, update_wrapper, wraps
 from types import CodeType, FunctionType, ModuleType, TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, cast
 
@@ -22,9 +24,10 @@ from prefect.context import TaskRunContext
 from prefect.exceptions import PrefectSignal
 
 from audit.errors import AuditError, AuditUnavailable
+from audit.events.payloads import RunError
 from audit.privacy import redact
 from audit.recording import circumstances, hooks, runs
-from audit.recording.hooks import ENGINE, WRAPPER, AnyFlow, AnyTask, warn_if_lost
+from audit.recording.hooks import ENGINE, WRAPPER, AnyFlow, AnyTask, done, warn_if_lost
 from audit.settings import settings
 
 Bindable = TypeVar("Bindable", bound=AnyFlow | AnyTask)
@@ -114,7 +117,8 @@ def recorded(fn: Body, *, isasync: bool, isgenerator: bool) -> Body:
 class Attempt:
     """One call of a task's body: resolved arguments before it, and what it raised or returned after it.
 
-    Everything here runs inside the task's own time-out, so only plain exceptions are ever held back.
+    Everything here runs inside the task's own time-out, so only plain exceptions are ever held back, and what a
+    body raised is only kept: the next hook or state puts it on record, when the time-out is over.
     """
 
     returned: object = None
@@ -133,8 +137,8 @@ class Attempt:
             return self  # the body calls itself
         known.entered = around.task_run.run_count
         self.of = around.task, around.task_run
-        warn_if_lost(known.see, runs.without_owner(around.task.fn, around.parameters))
-        warn_if_lost(bind_task, around.task)  # a copy's hooks may have been replaced
+        done(known.see, runs.without_owner(around.task.fn, around.parameters))
+        done(bind_task, around.task)  # a copy's hooks may have been replaced
         self._be_on_record(around.task, around.task_run)
         return self
 
@@ -147,14 +151,14 @@ class Attempt:
         match raised:
             case None:
                 if isinstance(self.returned, State) and self.returned.is_failed():
-                    warn_if_lost(_record_returned_failure, task, task_run, self.returned)
+                    warn_if_lost(_keep_returned_failure, task_run, self.returned)
             case GeneratorExit() | PrefectSignal():
                 pass  # closed by its reader; paused or aborted by Prefect
             case CancelledError() if task.timeout_seconds is not None:
-                runs.of_task_run(task_run).cancelled_at = datetime.now(UTC)  # the next state says what it was
+                _keep(task_run, None)  # the next state says what it was
             case Exception():
-                warn_if_lost(_record_raised, task, task_run, raised)
-            case _:
+                warn_if_lost(_keep_raised, task_run, raised)
+            case _ if not _sees_every_state():  # no hook follows a crash
                 warn_if_lost(hooks.record_crash, task, task_run, raised, WRAPPER)
 
     def _be_on_record(self, task: AnyTask, task_run: TaskRun) -> None:
@@ -164,7 +168,7 @@ class Attempt:
             return
         id = hooks.task_event_id(task_run, state, hooks.task_event_type(task_run, state) or "")
         if id not in known.recorded:
-            warn_if_lost(hooks.record_task_state, task, task_run, state, WRAPPER)
+            done(hooks.record_task_state, task, task_run, state, WRAPPER)  # if lost, the hook's loss was counted
         if id not in known.recorded and _strict():
             raise AuditUnavailable(
                 f"Task run {task_run.name} was not begun, for it could not be put on record.",
@@ -189,9 +193,12 @@ def record_entered_state(task_run: TaskRun, state: State[Any]) -> None:
     task = runs.of_task_run(task_run).task if runs.executes(task_run) else None
     if task is None:
         return
-    hooks.settle_cancellation(task, task_run, state, ENGINE)
-    if state.name == "RolledBack" or not (state.is_running() or state.is_completed() or state.is_failed()):
-        hooks.record_task_state(task, task_run, state, ENGINE)
+    if state.name != "RolledBack" and (state.is_running() or state.is_completed() or state.is_failed()):
+        return
+    if state.is_crashed() or state.is_cancelled():  # what comes after is not known
+        _record_unhooked_state(task, task_run, state)
+    else:
+        _off_loop(partial(_record_unhooked_state, task, task_run, state))
 
 
 def bind_engines() -> tuple[str, ...]:
@@ -276,21 +283,45 @@ _SHAPES: dict[tuple[bool, bool], Callable[[Body, type[Attempt]], Body]] = {
 }
 
 
-def _record_raised(task: AnyTask, task_run: TaskRun, raised: Exception) -> None:
-    hooks.record_failed_attempt(task, task_run, redact.error(raised), WRAPPER)
+def _keep(task_run: TaskRun, error: RunError | None, at: datetime | None = None) -> None:
+    ended = runs.EndedAttempt(task_run.run_count, at or datetime.now(UTC), error)
+    runs.of_task_run(task_run).ended = ended
 
 
-def _record_returned_failure(task: AnyTask, task_run: TaskRun, returned: State[Any]) -> None:
+def _keep_raised(task_run: TaskRun, raised: Exception) -> None:
+    _keep(task_run, redact.error(raised))
+
+
+def _keep_returned_failure(task_run: TaskRun, returned: State[Any]) -> None:
     error = hooks.error_of(returned)
     assert error is not None, "a failed state stands for an error"
-    hooks.record_failed_attempt(task, task_run, error, WRAPPER, at=returned.timestamp)
+    _keep(task_run, error, at=returned.timestamp)
+
+
+def _sees_every_state() -> bool:
+    return hasattr(getattr(task_engine, "emit_task_run_state_change_event", None), "__audit_original__")
+
+
+def _record_unhooked_state(task: AnyTask, task_run: TaskRun, state: State[Any]) -> None:
+    hooks.settle_attempt(task, task_run, state, ENGINE)
+    hooks.record_task_state(task, task_run, state, ENGINE)
+
+
+def _off_loop(write: Callable[[], None]) -> None:
+    """Call `write`, in a thread if an event loop runs in this one: a store may keep it waiting."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # no loop
+        write()
+    else:
+        loop.run_in_executor(None, copy_context().run, partial(warn_if_lost, write))
 
 
 def _strict() -> bool:
     try:
         return settings().mode == "strict"
     except AuditError:  # settings that cannot be read; each event has warned of it
-        return os.environ.get("AUDIT_MODE") == "strict"
+        return os.environ.get("AUDIT_MODE") not in (None, "", "spool")  # a word that is not known may mean strict
 
 
 def _emitting(original: Body) -> Body:
@@ -312,7 +343,13 @@ def _failing(original: Body) -> Body:
             warn_if_lost(hooks.record_failed_flow_attempt, engine.flow, engine.flow_run, exc)
         return original(engine, exc, *args, **kwargs)
 
-    return fail
+    async def fail_async(engine: Any, exc: Exception, *args: Any, **kwargs: Any) -> Any:
+        if is_bound(engine.flow):
+            write = hooks.record_failed_flow_attempt
+            await asyncio.to_thread(warn_if_lost, write, engine.flow, engine.flow_run, exc)
+        return await original(engine, exc, *args, **kwargs)
+
+    return fail_async if inspect.iscoroutinefunction(original) else fail
 
 
 def _copying(original: Body) -> Body:

@@ -65,7 +65,7 @@ def record_flow_end(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None
     warn_if_lost(record_flow_state, flow, flow_run, state)
     runs.forget_flow_run(flow_run)
     if flow_run.parent_task_run_id is None:
-        warn_if_lost(recorder.flow_ended)
+        done(recorder.flow_ended)
 
 
 async def record_async_flow_running(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
@@ -84,11 +84,19 @@ def warn_if_lost(write: Callable[P, None], *args: P.args, **kwargs: P.kwargs) ->
     SystemExit is ours too, since none of the user's code runs in here. KeyboardInterrupt, SIGTERM and the
     CancelledError of a time-out that strikes meanwhile belong to the run, so they pass.
     """
+    if not done(write, *args, **kwargs):
+        done(recorder.count_lost, _name(write))
+
+
+def done(step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:
+    """Whether `step` succeeded. As `warn_if_lost`, where what fails is not an event."""
     try:
-        write(*args, **kwargs)
+        step(*args, **kwargs)
     except (Exception, SystemExit) as failed:
         told = str(failed) if isinstance(failed, AuditError) else type(failed).__qualname__  # no values in logs
-        log.warning("%s: not on record. %s", write.__name__, told, exc_info=log.isEnabledFor(logging.DEBUG))
+        log.warning("%s: not on record. %s", _name(step), told, exc_info=log.isEnabledFor(logging.DEBUG))
+        return False
+    return True
 
 
 def task_event_type(task_run: TaskRun, state: State[Any]) -> str | None:
@@ -120,7 +128,7 @@ def record_task_state(task: AnyTask, task_run: TaskRun, state: State[Any], sourc
     type = task_event_type(task_run, state)
     if type is None:
         return
-    settle_cancellation(task, task_run, state, source)
+    settle_attempt(task, task_run, state, source)
     _append_task_event(
         type,
         task,
@@ -133,15 +141,6 @@ def record_task_state(task: AnyTask, task_run: TaskRun, state: State[Any], sourc
     )
 
 
-def record_failed_attempt(
-    task: AnyTask, task_run: TaskRun, error: RunError, source: str, at: datetime | None = None
-) -> None:
-    """Put on record that the current attempt of a task run raised; retries hide it from every hook."""
-    type = "task_run.attempt_failed"
-    id = _attempt_id(task_run, type)
-    _append_task_event(type, task, task_run, id=id, time=at, source=source, error=error)
-
-
 def record_crash(task: AnyTask, task_run: TaskRun, raised: BaseException, source: str) -> None:
     """Put on record what ends a task run's process, while there is still time: no hook follows."""
     type = "task_run.crashed"
@@ -149,26 +148,30 @@ def record_crash(task: AnyTask, task_run: TaskRun, raised: BaseException, source
     _append_task_event(type, task, task_run, id=id, time=None, source=source, error=redact.error(raised))
 
 
-def settle_cancellation(task: AnyTask, task_run: TaskRun, state: State[Any], source: str) -> None:
-    """An attempt that was told to stop failed if another attempt or a failure follows: it was the time-out."""
+def settle_attempt(task: AnyTask, task_run: TaskRun, state: State[Any], source: str) -> None:
+    """Put on record that an attempt failed, now that its body and its time-out are over; retries hide it from hooks.
+
+    One that was told to stop failed if another attempt or a failure follows: it was the time-out.
+    """
     known = runs.of_task_run(task_run)
-    at = known.cancelled_at
-    if at is None or state.timestamp < at:  # a crash calls the hooks of the old Running state once more
+    ended = known.ended
+    if ended is None:
         return
-    known.cancelled_at = None
-    if not (state.is_failed() or state.is_running() or state.is_scheduled()):
+    if ended.error is None and state.timestamp < ended.at:
+        return  # a crash calls the hooks of the old Running state once more
+    known.ended = None
+    if ended.error is None and not (state.is_failed() or state.is_running() or state.is_scheduled()):
         return
-    attempt = task_run.run_count - 1 if state.is_running() else task_run.run_count
-    error = RunError(kind="TimeoutError", message=f"Task run exceeded timeout of {task.timeout_seconds} second(s)")
+    out_of_time = f"Task run exceeded timeout of {task.timeout_seconds} second(s)"
     _append_task_event(
         "task_run.attempt_failed",
         task,
         task_run,
-        id=_attempt_id(task_run, "task_run.attempt_failed", attempt),
-        time=at,
+        id=_attempt_id(task_run, "task_run.attempt_failed", ended.attempt),
+        time=ended.at,
         source=source,
-        error=error,
-        attempt=attempt,
+        error=ended.error or RunError(kind="TimeoutError", message=out_of_time),
+        attempt=ended.attempt,
     )
 
 
@@ -189,7 +192,7 @@ def record_flow_state(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> No
         source=HOOK,
         payload={
             "state_id": str(state.id),
-            "state": state.name,
+            "state": redact.text(state.name) if state.name else None,
             "message": redact.text(state.message) if state.message else None,
             "error": error_of(state),
             "outputs": _outputs(state),
@@ -215,7 +218,7 @@ def error_of(state: State[Any]) -> RunError | None:
     if isinstance(raised, BaseException):
         return redact.error(raised)
     if state.is_failed():
-        return RunError(kind=f"prefect.states.{state.name}", message=redact.text(state.message or ""))
+        return RunError(kind=redact.text(f"prefect.states.{state.name}"), message=redact.text(state.message or ""))
     return None
 
 
@@ -238,13 +241,13 @@ def _append_task_event(
     _see_unresolved(task, task_run)
     payload = RunState(
         run_name=redact.text(task_run.name),
-        of=task.name,
+        of=redact.text(task.name),
         state_id=str(state.id) if state else None,
-        state=state.name if state else None,
+        state=redact.text(state.name) if state and state.name else None,
         message=redact.text(state.message) if state and state.message else None,
         attempt=attempt or task_run.run_count,
-        flow_name=flow.flow.name if flow and flow.flow else None,
-        tags=sorted(task_run.tags),
+        flow_name=redact.text(flow.flow.name) if flow and flow.flow else None,
+        tags=sorted(map(redact.text, task_run.tags)),
         parameters=known.parameters,
         inputs=known.inputs,
         outputs=_outputs(state) if state else None,
@@ -293,10 +296,10 @@ def _append_flow_event(
             RunState.model_validate(
                 {
                     "run_name": redact.text(flow_run.name),
-                    "of": flow.name,
+                    "of": redact.text(flow.name),
                     "attempt": known.attempts or flow_run.run_count,
                     "parent_flow_run_id": _text(parent.id) if parent else None,
-                    "tags": sorted(flow_run.tags),
+                    "tags": sorted(map(redact.text, flow_run.tags)),
                     "parameters": known.parameters,
                     "inputs": known.inputs,
                     "deployment": circumstances.deployment_of(flow_run),
@@ -365,6 +368,10 @@ def _outputs(state: State[Any]) -> list[Used] | None:
     if not state.is_completed() or state.name == "RolledBack":
         return None
     return runs.references({"return": _result_of(state)})
+
+
+def _name(step: Callable[..., object]) -> str:
+    return str(getattr(getattr(step, "func", step), "__name__", type(step).__name__))
 
 
 def _text(id: UUID | None) -> str | None:

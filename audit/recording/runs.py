@@ -15,7 +15,7 @@ from prefect import Task
 from prefect.client.schemas.objects import FlowRun, TaskRun
 from pydantic import BaseModel
 
-from audit.events.payloads import Named, Used, used
+from audit.events.payloads import Named, RunError, Used, used
 from audit.events.references import DatasetVersion, ModelVersion, Report
 from audit.privacy import redact
 
@@ -27,15 +27,24 @@ _OWNERS = ("__prefect_self__", "__prefect_cls__")  # where Prefect keeps what a 
 KnownReference = DatasetVersion | ModelVersion | Report
 
 
+@dataclass(frozen=True, slots=True)
+class EndedAttempt:
+    """An attempt that did not come to a result, and what it raised; None where it was told to stop."""
+
+    attempt: int
+    at: datetime
+    error: RunError | None = None
+
+
 @dataclass(slots=True)
 class KnownTaskRun:
-    """One task run. `entered` is the attempt whose body was begun, `cancelled_at` when it was told to stop."""
+    """One task run. `entered` is the attempt whose body was begun, `ended` one that is to go on record as failed."""
 
     task: Task[Any, Any] | None = None  # whose run it is; where a run crashes, Prefect's context has gone
     parameters: list[Named] | None = None
     inputs: list[Used] | None = None  # None until the arguments were seen resolved
     entered: int = 0
-    cancelled_at: datetime | None = None
+    ended: EndedAttempt | None = None
     recorded: set[str] = field(default_factory=set)  # ids of the events that are on record
 
     def see(self, parameters: Mapping[str, object]) -> None:
@@ -95,21 +104,32 @@ def without_owner(fn: Callable[..., object], parameters: Mapping[str, object]) -
 def references(parameters: Mapping[str, object]) -> list[Used]:
     """The references in each parameter, also inside lists, mappings and models."""
     found = ((name, reference) for name, value in parameters.items() for reference in _references_in(value))
-    return list({(name, reference.address): used(name, reference) for name, reference in found}.values())
+    return list({(name, of.address): used(redact.text(name), of) for name, of in found}.values())
 
 
 def _references_in(value: object) -> Iterator[KnownReference]:
     waiting, visited = [(value, 0)], 0
     while waiting and visited < MAX_VISITED:
         (item, depth), visited = waiting.pop(), visited + 1
-        if isinstance(item, KnownReference):
-            yield item
+        parts = _parts(item)
+        if isinstance(parts, KnownReference):
+            yield parts
         elif depth < MAX_DEPTH:
-            waiting += [(part, depth + 1) for part in _parts(item)]
+            waiting += [(part, depth + 1) for part in parts]
 
 
-def _parts(value: object) -> list[object]:
+def _parts(value: object) -> list[object] | KnownReference:
+    """A reference itself, what is inside another value. It is the user's object, and may raise what it likes."""
+    try:
+        return _parts_of(value)
+    except Exception:  # a lazy proxy without what it stands for: no reference can be read off it
+        return []
+
+
+def _parts_of(value: object) -> list[object] | KnownReference:
     match value:
+        case DatasetVersion() | ModelVersion() | Report():
+            return value
         case list() | tuple() | set() | frozenset():
             return list(islice(value, MAX_VISITED))[::-1]
         case dict():

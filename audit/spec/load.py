@@ -38,11 +38,12 @@ _SQL_ASIDE = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/|[\"`]", re.DOTALL)
 _SCAN = re.compile(r"^\s*(?:[A-Z][a-z]+|PYTHON) SCAN\b", re.MULTILINE)  # in a plan: a file that is to be read
 
 # What Polars makes of an SQL expression that looks at its own row alone; whatever else there is looks at others.
-_ROW_WISE = frozenset(
-    "Abs Atan2 Ceil Clip Coalesce Exp FillNull Floor Log Log1p MaxHorizontal MinHorizontal Negate Pow Round Sign "
-    "Sql StringExpr StructExpr TemporalExpr ListExpr ArrayExpr Trigonometry".split()
-)
-_ROW_WISE_BOOLEAN = frozenset("Not IsNull IsNotNull IsNan IsNotNan IsFinite IsInfinite IsIn IsBetween".split())
+_ROW_WISE = {
+    "Abs", "Atan2", "Ceil", "Clip", "Coalesce", "Exp", "FillNull", "Floor", "Log", "Log1p", "MaxHorizontal",
+    "MinHorizontal", "Negate", "Pow", "Sign", "Sql", "StringExpr", "StructExpr", "TemporalExpr", "ListExpr",
+    "Trigonometry",
+}  # fmt: skip
+_ROW_WISE_BOOLEAN = {"Not", "IsNull", "IsNotNull", "IsNan", "IsNotNan", "IsFinite", "IsInfinite", "IsIn", "IsBetween"}
 
 Keys = tuple[str | int, ...]
 
@@ -504,7 +505,7 @@ def _is_row_wise(function: object) -> bool:
         case {"Boolean": kind}:
             return (kind if isinstance(kind, str) else next(iter(kind))) in _ROW_WISE_BOOLEAN
         case {"Bitwise": kind}:
-            return kind == "CountOnes"
+            return bool(kind == "CountOnes")
         case {"StringExpr": {"ConcatVertical": _}}:
             return False
         case dict():

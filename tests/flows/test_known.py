@@ -1,16 +1,47 @@
-"""Which window a flow takes when it is given none."""
+"""Which window a flow takes when it is given none, for a spec that does not say where its data end."""
 
-from datetime import date
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from audit import record
 from audit.errors import UserError
-from audit.events.payloads import PAYLOADS
+from audit.events.payloads import ScoringFacts, Used
 from audit.events.references import Window
 from audit.recording.initialise import initialise
 from audit.spec.model import Spec
 from flows import _known as known
 from tests.flows.conftest import SPEC
+
+ENDLESS = Spec.model_validate(SPEC | {"schedule": {"train_from": "2024-01-01", "train_months": 3}})
+ROWS = Used(
+    name="rows", kind="dataset", of="loans/features", version=1, address="artifact://sha256/0", digest="sha256:0"
+)
+
+
+def decide(*windows: str | None) -> None:
+    initialise()
+    for window in windows:
+        facts = ScoringFacts.model_construct(spec="loans", window=window, rows=1, inputs=ROWS)
+        record("predictions.scored", facts, subject="dataset/loans/decisions/1")
+
+
+def test_training_without_an_end_takes_all_months_up_to_the_last_decided(home: Path) -> None:
+    decide()
+    assert known.next_to_train(ENDLESS) == Window.month(2024, 1).model_copy(update={"end": Window.month(2024, 4).start})
+
+    decide("2024-04", "2024-05", None)
+    assert known.next_to_train(ENDLESS).end == Window.month(2024, 6).start
+
+
+def test_monitoring_without_an_end_takes_the_first_month_that_was_decided_on(home: Path) -> None:
+    decide()
+    assert known.next_to_monitor(ENDLESS) is None
+
+    decide("2024-04")
+    assert known.next_to_monitor(ENDLESS) == Window.month(2024, 4)
+
+
+def test_scoring_without_an_end_or_a_window_is_told_what_to_give(home: Path) -> None:
+    with pytest.raises(UserError, match=r"Give the spec a schedule\.until, or the run a window\."):
+        known.next_to_score(ENDLESS)

@@ -162,8 +162,8 @@ def test_an_undelivered_message_warns_and_names_the_target(
         ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#alerts", "slack://…"),
         ("tgram://123456789:abcdefg_hijklmnop/12315544/", "tgram://…"),
         (f"gotify://example.org/{SECRET}", "gotify://example.org"),
-        (f"kodi://user:{SECRET}@example.org", "kodis://example.org"),
-        (f"xbmc://user:{SECRET}@example.org", "kodis://example.org"),
+        (f"kodi://user:{SECRET}@example.org", "kodi://example.org"),
+        (f"xbmcs://user:{SECRET}@example.org", "kodis://example.org"),
     ],
     ids=["webhook", "mail", "slack", "telegram", "gotify", "kodi", "xbmc"],
 )

@@ -149,6 +149,12 @@ def test_an_evaluation_is_on_record_with_its_report(home, loans, later_loans, lo
     assert "| 0.9 to 1.0 |" in page
 
 
+def test_an_address_in_the_title_is_not_in_the_report(home, loans, later_loans, loan_spec):
+    asked = loan_spec.model_copy(update={"title": "Loans, ask ann@planted.org"})
+    evaluate.fn(models.put(fit(loans, asked), "loans"), datasets.put(later_loans, "loans/test"), asked)
+    assert not any(b"planted.org" in file.read_bytes() for file in home.rglob("*") if file.is_file())
+
+
 def test_a_gate_that_does_not_hold_is_a_warning(home, loans, later_loans, loan_spec):
     strict = loan_spec.model_copy(update={"gates": Gates(min_auc=0.999)})
     found = evaluate.fn(models.put(fit(loans, strict), "loans"), datasets.put(later_loans, "loans/test"), strict)

@@ -3,8 +3,6 @@
 import gzip
 import logging
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 
@@ -15,13 +13,13 @@ from audit.artifacts import datasets
 from audit.errors import AuditError, BadData, KeyUnavailable, SpecError
 from audit.events.references import DatasetVersion, Window
 from audit.recording.initialise import initialise
-from audit.spec.load import load_spec
 from audit.settings import settings
+from audit.spec.load import load_spec
 from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
 from tasks.ingest import Ingested, ingest, mask_key, read_sources
-from tests.audit.recording.conftest import break_store, mend_store
+from tests.audit.recording.conftest import break_store
 
 KEY = bytes(32)
 FLIGHTS = Path(__file__).parents[2] / "flows" / "specs" / "flights.yaml"
@@ -293,7 +291,7 @@ def test_rows_without_an_event_time_are_left_out_and_counted(folder: Path) -> No
 
 @pytest.mark.parametrize(
     "reading",
-    ["read_csv/**/('{}')", '"read_csv"(\'{}\')', "`read_csv`('{}')", "read_csv --x\n('{}')"],
+    ["read_csv/**/('{}')", "\"read_csv\"('{}')", "`read_csv`('{}')", "read_csv --x\n('{}')"],
     ids=["comment", "quoted", "backticks", "line comment"],
 )
 def test_a_query_reads_no_file_that_is_not_declared(folder: Path, reading: str) -> None:
@@ -330,26 +328,20 @@ def test_a_store_that_cannot_be_asked_for_the_key_is_a_warning(
     folder: Path, home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     initialise()
-    with monkeyed_store(), caplog.at_level(logging.WARNING, "audit"):
+    break_store(home)
+
+    with caplog.at_level(logging.WARNING, "audit"):
         assert len(mask_key()) == 32
     assert "Whether the mask key is the recorded one cannot be told" in caplog.text
-
-
-@contextmanager
-def monkeyed_store() -> Iterator[None]:
-    """No store at its place, for a while."""
-    break_store()
-    try:
-        yield
-    finally:
-        mend_store()
 
 
 def test_an_address_in_names_paths_and_notes_is_not_written(folder: Path, home: Path) -> None:
     initialise()
     (folder / "planted@example.org.csv").write_text(HEADER.replace("memo", "ann@planted.org") + ROWS)
     text = TRIPS.replace("file: trips.csv", "file: planted@example.org.csv")
-    (folder / "trips.yaml").write_text(text.replace("zone, dtype: string", "zone, dtype: string, assumption: ask a@b.org"))
+    (folder / "trips.yaml").write_text(
+        text.replace("zone, dtype: string", "zone, dtype: string, assumption: ask a@b.org")
+    )
 
     ingest.fn(load_spec(folder / "trips.yaml"))
 

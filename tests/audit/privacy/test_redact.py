@@ -1,12 +1,13 @@
 """What looks like a secret or a person does not get on record."""
 
+import time
 from datetime import date
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, SecretStr
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from audit.events.canonical import canonical, clean
 from audit.events.references import DatasetVersion
@@ -22,6 +23,10 @@ PLANTED = [
     "4111 1111 1111 1111",
     "DE89 3704 0044 0532 0130 00",
     "9dYx7Qh2KfLm4Tz8Wp3Rs6Vb1Nc5",
+    "ann.planted%40example.org",
+    "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
+    "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
 ]
 
 
@@ -39,6 +44,14 @@ def test_secrets_are_found_in_texts(secret: str, around: str) -> None:
         "Bearer hunter2hunter2",
         "postgresql://ann:hunter2@db/x",
         '"api_key": "hunter2"',
+        "password='my secret phrase of hunter2'",
+        '{"password": "hun ter hunter2"}',
+        r"{\"passphrase\": \"my hunter2\"}",
+        "db_pwd=hunter2",
+        "X-API-Key: hunter2",
+        "https://host/x?sv=1&sig=hunter2",
+        "postgresql://ann:hun/hunter2@db/x",
+        "postgresql://ann:hun@hunter2@db/x",
     ],
 )
 def test_what_is_named_a_secret_is_one(said: str) -> None:
@@ -50,7 +63,11 @@ def test_what_is_named_a_secret_is_one(said: str) -> None:
     [
         "flows.pipeline.pipeline",
         "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "artifact://sha256/9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         "01a20fb2-aaea-7891-b595-061c881396c9",
+        "96b20a3c1f00a0896b20a3c1f00a0896b20a3c1f",
+        "https://localhost:4200/api/@me",
+        "models/HistGradientBoostingClassifier/V12/Model/RunA1",
         "2026-11-24T22:34:57.130833Z",
         "/srv/models/HistGradientBoostingClassifier/v12.skops",
         "expected 336776 rows, found 336775",
@@ -126,3 +143,112 @@ def test_a_name_that_says_secret_hides_whatever_is_behind_it() -> None:
 )
 def test_any_parameters_can_be_put_on_record(given: dict[str, object]) -> None:
     canonical(clean([p.model_dump(mode="json") for p in parameters(given)]))
+
+
+class Proxy:
+    """A lazy proxy outside of its context."""
+
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError("outside of context")
+
+
+class ProxyOfAClass:
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:  # type: ignore[override]
+        raise RuntimeError("outside of context")
+
+
+class Holder(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    held: object
+
+
+class Unreadable(dict[str, int]):
+    def items(self) -> object:  # type: ignore[override]
+        raise RuntimeError("of ann")
+
+
+@pytest.mark.parametrize("value", [Proxy(), ProxyOfAClass(), Holder(held=object()), Unreadable(a=1)], ids=type)
+def test_what_cannot_be_shown_is_named_and_costs_nothing_else(value: object) -> None:
+    told = parameters({"odd": value, "inside": [value, 1], "n": 3})
+
+    assert "could not be shown" in str(told[0].value)
+    assert told[1].value == [told[0].value, 1]
+    assert told[2].value == 3
+
+
+@pytest.mark.parametrize("value", [10**5000, -(10**5000), 2**64])
+def test_an_integer_of_any_size_goes_on_record(value: int) -> None:
+    canonical(clean([p.model_dump(mode="json") for p in parameters({"x": value, "m": Holder(held=value)})]))
+    assert isinstance(clean(value), str)
+
+
+def test_an_exception_that_cannot_tell_what_it_is_is_named() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    told = error(Mute())
+
+    assert told.kind.endswith("Mute")
+    assert "could not be shown" in told.message
+
+
+@pytest.mark.parametrize("name", ["db_pwd", "dbPwd", "customer_ssn", "passphrase", "X-API-Key", "AccountKey", "IBAN"])
+def test_a_name_that_says_secret_is_heard_in_any_spelling(name: str) -> None:
+    assert parameters({name: "hunter2"})[0].value == REDACTED
+
+
+def test_a_number_of_a_payment_card_is_none_to_keep_but_other_numbers_are() -> None:
+    card, at, rows = parameters({"card": 4111111111111111, "at": 1763942400000000000, "rows": 4111111111111112})
+
+    assert card.value == REDACTED
+    assert at.value == 1763942400000000000
+    assert rows.value == 4111111111111112
+
+
+def test_a_field_that_a_model_did_not_declare_is_no_key() -> None:
+    class Open(BaseModel):
+        model_config = ConfigDict(extra="allow")
+
+    (told,) = parameters({"m": Open.model_validate({"ann@example.org": 1})})
+
+    assert told.value == [{"name": REDACTED, "value": 1}]
+
+
+def test_half_a_secret_does_not_show_where_a_text_was_cut() -> None:
+    many = " ".join(f"ann.planted{n}@example.org" for n in range(200))
+
+    assert "planted" not in str(parameters({"x": many})[0].value)
+
+
+def test_parameters_are_shown_in_bounded_time_however_many_there_are() -> None:
+    leaf = "ann " * 1000
+    many: object = [[[[leaf] * 50] * 50] * 50] * 50
+    began = time.process_time()
+    parameters({"x": many, "y": Holder(held=[list(range(1000))] * 1000)})
+
+    assert time.process_time() - began < 2
+
+
+HOSTILE = [
+    "-", "a-", "2013-01-01-", "a.", "@", "eyJ", "eyJ-", "1", "=", "a=", "a+", "/", "A1a/", "://", "://a:", "password=",
+    "password='", "password", '"', "token ", "a@", "@a.", "%40", "-----BEGIN ", "sk-", "AB12", "bearer ", "_", "0f",
+]  # fmt: skip
+
+
+def seconds(raw: str) -> float:
+    def once() -> float:
+        began = time.process_time()
+        text(raw)
+        return time.process_time() - began
+
+    return min(once() for _ in range(3))
+
+
+@pytest.mark.parametrize("seed", HOSTILE)
+def test_searching_takes_time_in_proportion_to_the_text(seed: str) -> None:
+    short, long = (seconds((seed * length)[:length]) for length in (4_000, 16_000))
+
+    assert long < 8 * short + 0.005  # a search that goes back to each beginning would take 16 times as long
+    assert long < 0.5

@@ -2,22 +2,26 @@
 
 import asyncio
 import gc
+import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from uuid import UUID
 
 import prefect
 import pytest
-from prefect import task_engine
+from prefect import tags, task_engine
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.exceptions import ParameterTypeError
-from prefect.states import Failed, Running
+from prefect.states import Completed, Failed, Running
 
 from audit import flow, instrument, task
 from audit.errors import AuditUnavailable
 from audit.events.references import DatasetVersion, ModelVersion
 from audit.events.vocabulary import VOCABULARY
-from audit.recording import bindings, hooks, runs
+from audit.recording import bindings, hooks, recorder, runs
 from audit.settings import settings
 
 
@@ -377,3 +381,126 @@ def test_without_the_private_points_hooks_and_wrapper_go_on(events, monkeypatch)
         "task_run.running", "task_run.crashed",
         "task_run.running", "task_run.attempt_failed", "task_run.failed",
     ]  # fmt: skip
+
+
+class Proxy:
+    """A lazy proxy outside of its context."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("outside of context")
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("mode", ["spool", "strict"])
+def test_a_run_is_on_record_though_its_parameters_or_error_cannot_be_shown(events, monkeypatch, mode):
+    monkeypatch.setenv("AUDIT_MODE", mode)
+    settings.cache_clear()
+
+    @task(cache_policy=NO_CACHE)
+    def takes(x):
+        raise Mute
+
+    for odd in (Proxy(), 10**5000):
+        takes(odd, return_state=True)
+    assert types(events("task_run.*")) == ["task_run.running", "task_run.attempt_failed", "task_run.failed"] * 2
+    assert "could not be shown" in events("task_run.failed")[0]["payload"]["error"]["message"]
+
+
+def test_what_a_hook_could_not_put_on_record_is_counted_as_lost(events):
+    def breaks() -> None:
+        raise ValueError
+
+    before = recorder._recorder().dropped
+    hooks.warn_if_lost(breaks)
+    assert recorder._recorder().dropped == before + 1
+
+
+def test_what_users_name_is_redacted_too(events):
+    someone = "ann.planted@example.org"
+
+    @task(name=f"task of {someone}", task_run_name=f"run of {someone}")
+    def named(**given):
+        return Completed(name=f"for {someone}")
+
+    @flow(name=f"flow of {someone}")
+    def naming():
+        with tags(someone):
+            return named(**{someone: dataset("a")})
+
+    naming()
+    assert "ann.planted" not in str([event["payload"] for event in events()])
+    assert events("task_run.completed")[0]["payload"]["inputs"][0]["of"] == "a"
+
+
+@pytest.fixture
+def locked(events, home) -> Iterator[sqlite3.Connection]:
+    """A way to lock the store of this test, as another process would."""
+
+    @flow
+    def first():
+        return 1
+
+    first()
+    with closing(sqlite3.connect(home / "audit.db", isolation_level=None, check_same_thread=False)) as other:
+        yield other
+
+
+def test_a_locked_store_does_not_turn_a_failure_into_a_time_out(locked, events):
+    @task(timeout_seconds=0.9)
+    def fails():
+        locked.execute("BEGIN IMMEDIATE")
+        raise ValueError("mine")
+
+    state = fails(return_state=True)
+    locked.execute("ROLLBACK")
+    assert state.name == "Failed"
+
+
+def test_a_locked_store_does_not_hold_up_the_event_loop(locked, events):
+    gaps = []
+
+    async def beats() -> None:
+        while True:
+            began = time.monotonic()
+            await asyncio.sleep(0.01)
+            gaps.append(time.monotonic() - began)
+
+    @task(retries=1, retry_delay_seconds=0.2)
+    async def fails():
+        if not locked.in_transaction:
+            locked.execute("BEGIN IMMEDIATE")
+        raise ValueError("mine")
+
+    @flow
+    async def failing():
+        beating = asyncio.create_task(beats())
+        state = await fails(return_state=True)
+        beating.cancel()
+        return state.name
+
+    assert asyncio.run(failing()) == "Failed"
+    locked.execute("ROLLBACK")
+    assert max(gaps) < 0.9
+
+
+def test_a_failed_attempt_is_told_with_the_time_at_which_it_failed(events):
+    @task(retries=1, retry_delay_seconds=0.5)
+    def fails():
+        raise ValueError("mine")
+
+    fails(return_state=True)
+    first, second = events("task_run.attempt_failed")
+    (retrying,) = events("task_run.retrying")
+    assert first["time"] < retrying["time"] < second["time"]
+    assert first["seq"] < retrying["seq"] < second["seq"]
+
+
+@pytest.mark.parametrize(("mode", "strict"), [("Strict", True), ("strict", True), ("spool", False), ("", False)])
+def test_a_mode_that_is_not_known_counts_as_strict(home, monkeypatch, mode, strict):
+    monkeypatch.setenv("AUDIT_MODE", mode)
+    settings.cache_clear()
+    assert bindings._strict() is strict

@@ -166,7 +166,8 @@ def test_a_query_is_parsed_and_reads_only_the_sources(query: str, expected: str 
 @pytest.mark.parametrize(
     "sql",
     [
-        "miles * 2 - 1", "ROUND(miles, 1)", "miles / 3 % 2", "SQRT(ABS(miles))", "COALESCE(miles, 0)", "NULLIF(miles, 0)",
+        "miles * 2 - 1", "ROUND(miles, 1)", "miles / 3 % 2", "SQRT(ABS(miles))", "COALESCE(miles, 0)",
+        "NULLIF(miles, 0)",
         "CASE WHEN zone = 'a' OR NOT miles > 3 THEN 1 ELSE 0 END", "CASE zone WHEN 'a' THEN 1 ELSE miles END",
         "zone IN ('a', 'b')", "zone LIKE 'a%'", "miles BETWEEN 1 AND 2", "zone || 'x'", "UPPER(LEFT(zone, 2))",
         "LENGTH(zone)", "GREATEST(miles, 3)", "CAST(miles AS INT)", "-miles", "zone IS NOT NULL", "POW(miles, 2)",
