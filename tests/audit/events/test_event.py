@@ -119,3 +119,12 @@ def test_ids_sort_by_their_time(ms: int) -> None:
 
 def test_every_type_has_a_meaning_and_a_shape() -> None:
     assert all(known.meaning and known.payload.model_fields for known in VOCABULARY.values())
+
+
+def test_a_time_long_ago_is_written_with_four_digits_of_its_year() -> None:
+    assert timestamp(datetime(987, 6, 5, tzinfo=UTC)) == "0987-06-05T00:00:00.000000Z"
+
+
+def test_an_integer_of_any_size_becomes_text() -> None:
+    assert clean(2**64) == str(2**64)
+    assert str(clean(-(10**5000))).startswith("-0x")

@@ -1,6 +1,7 @@
 """What looks like a secret or a person does not get on record."""
 
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
@@ -168,8 +169,9 @@ class Unreadable(dict[str, int]):
         raise RuntimeError("of ann")
 
 
-@pytest.mark.parametrize("value", [Proxy(), ProxyOfAClass(), Holder(held=object()), Unreadable(a=1)], ids=type)
-def test_what_cannot_be_shown_is_named_and_costs_nothing_else(value: object) -> None:
+@pytest.mark.parametrize("make", [Proxy, ProxyOfAClass, lambda: Holder(held=object()), lambda: Unreadable(a=1)])
+def test_what_cannot_be_shown_is_named_and_costs_nothing_else(make: Callable[[], object]) -> None:
+    value = make()
     told = parameters({"odd": value, "inside": [value, 1], "n": 3})
 
     assert "could not be shown" in str(told[0].value)

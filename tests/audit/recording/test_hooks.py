@@ -402,12 +402,23 @@ def test_a_run_is_on_record_though_its_parameters_or_error_cannot_be_shown(event
 
     @task(cache_policy=NO_CACHE)
     def takes(x):
-        raise Mute
+        raise ValueError
 
     for odd in (Proxy(), 10**5000):
         takes(odd, return_state=True)
     assert types(events("task_run.*")) == ["task_run.running", "task_run.attempt_failed", "task_run.failed"] * 2
-    assert "could not be shown" in events("task_run.failed")[0]["payload"]["error"]["message"]
+    assert "could not be shown" in str(events("task_run.failed")[0]["payload"]["parameters"])
+
+
+def test_an_error_that_cannot_be_shown_is_on_record_though_prefect_trips_over_it(events):
+    @task
+    def mute():
+        raise Mute
+
+    with pytest.raises(RuntimeError, match="no"):
+        mute()
+    assert types(events("task_run.*")) == ["task_run.running", "task_run.attempt_failed"]
+    assert "could not be shown" in events("task_run.attempt_failed")[0]["payload"]["error"]["message"]
 
 
 def test_what_a_hook_could_not_put_on_record_is_counted_as_lost(events):
