@@ -40,6 +40,8 @@ def run(
             _pipeline(spec, until, story)
     except AuditError as failed:
         story.console.print(f"[red]✗[/red] {_plain(failed)}", soft_wrap=True)
+        if story.flow_run:
+            story.console.print(f"Next:  audit run {story.flow_run[-8:]}")
         raise SystemExit(failed.exit_code) from None
     story.sum_up(time.monotonic() - began)
 
@@ -203,12 +205,10 @@ class Story:
 
 def _ingested(facts: Facts) -> tuple[str, str, str]:
     rows = facts["dataset.ingested"]
-    tables = len(rows.get("sources", []))
-    return (
-        "✓",
-        "ingest",
-        f"{rows.get('window', 'all')} · {rows['rows']:,} rows · {tables} tables · {_digest(rows['digest'])}",
-    )
+    count = len(rows.get("sources", []))
+    tables = f"{count} {'table' if count == 1 else 'tables'}"
+    text = f"{rows.get('window', 'all')} · {rows['rows']:,} rows · {tables} · {_digest(rows['digest'])}"
+    return "✓", "ingest", text
 
 
 def _validated(facts: Facts) -> tuple[str, str, str]:

@@ -131,6 +131,24 @@ def target(frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[tuple[int], np.dtyp
     return (comparable == spec.target.positive).to_numpy().astype(np.int8)
 
 
+def infinite(frame: "pl.DataFrame", spec: Spec) -> "pl.Series":
+    """Which rows have an infinite feature, of which no model can learn."""
+    import polars as pl
+
+    floats = [name for name in spec.features() if frame[name].dtype.is_float()]
+    return frame.select(pl.any_horizontal(pl.lit(False), *(pl.col(n).is_infinite().fill_null(False) for n in floats)))[
+        :, 0
+    ]
+
+
+def without_infinity(frame: "pl.DataFrame") -> "pl.DataFrame":
+    """The same rows with missing values in the place of infinite ones."""
+    import polars as pl
+    from polars import selectors as cs
+
+    return frame.with_columns(pl.when(cs.float().is_finite() | cs.float().is_nan()).then(cs.float()))
+
+
 def refuse_infinite(seen: "pd.DataFrame", spec: Spec) -> None:
     """Raises BadData if a feature has infinite values, which scikit-learn takes for a fault of the caller's."""
     import numpy as np

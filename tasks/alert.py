@@ -23,7 +23,7 @@ from audit.spec.model import Spec
 from tasks import _frames as frames
 
 if TYPE_CHECKING:
-    from apprise import NotifyBase
+    from apprise import NotifyBase, NotifyType
     from prefect.client.schemas.objects import State
 
 RETRY_DELAYS_SECONDS = (1.0, 4.0)  # in all, what a run waits for a target that is away
@@ -72,14 +72,14 @@ def rejected_message(run: str, run_id: str, spec: Spec | None, error: BaseExcept
         _lines(
             _reason(error),
             "The run has stopped; the model in production is as it was.",
-            f"Look at it with: audit run {run_id[:8]} · audit events --type dataset.rejected --json",
+            f"Look at it with: audit run {run_id[-8:]} · audit events --type dataset.rejected --json",
         ),
     )
 
 
 def failed_message(run: str, run_id: str, spec: Spec | None, error: BaseException | None) -> Message:
     """Which run failed, why, and where to look."""
-    return Message(f"✗ Failed{_in(spec)}: {run}", _lines(_reason(error), f"Look at it with: audit run {run_id[:8]}"))
+    return Message(f"✗ Failed{_in(spec)}: {run}", _lines(_reason(error), f"Look at it with: audit run {run_id[-8:]}"))
 
 
 @task(task_run_name="alert {kind}")
@@ -192,6 +192,13 @@ def _reason(error: BaseException | None) -> str:
     return f"{type(error).__qualname__}, whose text is in the audit store." if error else "Its process ended."
 
 
+def _gravity(message: Message) -> "NotifyType":
+    """apprise's word for it: colours and pictures hang on it."""
+    from apprise import NotifyType
+
+    return NotifyType.WARNING if message.title.startswith("⚠") else NotifyType.FAILURE
+
+
 def _lines(*lines: str) -> str:
     return "\n".join(line for line in lines if line)
 
@@ -199,7 +206,7 @@ def _lines(*lines: str) -> str:
 def _attempt(target: "NotifyBase", message: Message) -> str | None:
     """Why the message did not arrive this time, or None if it did."""
     with _unheard() as said:
-        if target.notify(body=message.body, title=message.title):
+        if target.notify(body=message.body, title=message.title, notify_type=_gravity(message)):
             return None
     status = re.search(r"error=(\d{3})\b", "\n".join(said))
     return f"it answered {status[1]}" if status else "no answer"

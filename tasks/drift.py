@@ -204,8 +204,8 @@ def check_drift(
         before,
         now,
         spec,
-        reference_scores=frames.scores(pipeline, before, spec) if pipeline else None,
-        current_scores=frames.scores(pipeline, now, spec) if pipeline and now.height else None,
+        reference_scores=frames.scores(pipeline, frames.without_infinity(before), spec) if pipeline else None,
+        current_scores=frames.scores(pipeline, frames.without_infinity(now), spec) if pipeline and now.height else None,
     )
     name = f"{spec.name} drift {window or current.version}"
     report = reports.put(found.snapshot.get_html_str(as_iframe=False).encode(), name)

@@ -43,14 +43,16 @@ def kept_columns(spec: Spec, present: list[str]) -> list[str]:
 
 
 def split_by_time(frame: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataFrame"]:
-    """The earlier and the last `test_share` of the rows whose target is known; rows of one moment stay together.
+    """The earlier and the last `test_share` of the rows that can be learnt from; rows of one moment stay together.
+
+    Those are the rows whose target is known and whose features are not infinite.
 
     Raises BadData if either part is empty or its target has one class only.
     """
     import polars as pl
 
     target, time = spec.target.column, spec.event_time
-    known = frame.drop_nulls(target).sort(time, maintain_order=True)
+    known = frame.filter(~frames.infinite(frame, spec)).drop_nulls(target).sort(time, maintain_order=True)
     if known.is_empty():
         raise BadData(f"{spec.name}: target {target!r} is missing in every row.", hint="Choose an earlier window.")
     first_of_test = known[time][min(int(known.height * (1 - spec.split.test_share)), known.height - 1)]
@@ -100,14 +102,16 @@ def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVers
     frame = frames.read(rows)
     earlier, later = split_by_time(frame, spec)
     train, test = datasets.put(earlier, f"{spec.name}/train"), datasets.put(later, f"{spec.name}/test")
-    unknown = frame.height - train.rows - test.rows
+    infinite = int(frames.infinite(frame, spec).sum())
+    unknown = frame.height - train.rows - test.rows - infinite
+    left_out = {f"without {spec.target.column}": unknown, "with an infinite feature": infinite}
     facts = SplitFacts(
         spec=spec.name,
         made_from=used("rows", rows),
         train=used("train", train),
         test=used("test", test),
         by=f"time: first {1 - spec.split.test_share:.0%} by {spec.event_time}, the test from {_moment(later, spec)} on",
-        transformations=[f"{unknown:,} rows without {spec.target.column} left out"] if unknown else [],
+        transformations=[f"{count:,} rows {which} left out" for which, count in left_out.items() if count],
     )
     record("dataset.split", facts, subject=frames.subject(train))
     lines = [f"- training: {train.rows:,} rows", f"- test: {test.rows:,} rows", f"- by {facts.by}"]

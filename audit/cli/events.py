@@ -24,7 +24,7 @@ SHOWN = 50  # events in a table where no limit is given
 BEFORE = 10  # events that `tail` shows first
 POLL_SECONDS = 0.5
 TYPE_WIDTH = 23  # task_run.attempt_failed
-SUBJECT_WIDTH = 32
+SUBJECT_WIDTH = 28
 _AGO = re.compile(r"(\d{1,6})\s*([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 

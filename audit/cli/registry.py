@@ -27,8 +27,8 @@ def models(
         output.write_json([asdict(model) for model in found])
         return
     head = ("model", "version", "environment", "AUC", "gates", "trained on", "registered (UTC)", "reason")
-    rows = output.table(head, map(_model, found), wrapping=("trained on", "reason"))
-    output.show(rows if found else output.styled("No model is registered yet."))
+    rows = output.table(head, map(_model, found), wrapping=("reason",))
+    output.show(rows if found else output.styled(f"No model{f' of {spec}' if spec else ''} is on record."))
 
 
 def datasets(
@@ -50,7 +50,7 @@ def datasets(
         return
     head = ("dataset", "version", "rows", "digest", "window", "first made (UTC)", "times made")
     rows = output.table(head, map(_dataset, found), numbers=("rows", "times made"), wrapping=("dataset",))
-    output.show(rows if found else output.styled("No dataset is on record yet."))
+    output.show(rows if found else output.styled(f"No dataset{f' called {name}…' if name else ''} is on record."))
 
 
 def auc(evaluation: dict[str, Any]) -> str:

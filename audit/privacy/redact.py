@@ -214,7 +214,7 @@ def _unshown(value: object) -> str:
 def _run(found: re.Match[str]) -> str:
     """A run of letters, digits and what base64 adds: redacted where it looks random, whole or in a piece."""
     run = found[0]
-    if len(run) >= 40 and _is_mixed(run) and run.count("/") <= len(run) / 14 and _changes(run) >= 0.3:
+    if len(run) >= 40 and _is_mixed(run) and run.count("/") <= len(run) / 11 and _changes(run) >= 0.3:
         return REDACTED  # base64, by no means a path
     before = found.start() - 1
     start = len(run) - len(run.lstrip("/")) if before < 0 else 0

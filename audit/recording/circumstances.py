@@ -86,7 +86,7 @@ def code_of(fn: Callable[..., object]) -> Code:
         source = path.read_bytes()
     except (TypeError, OSError):  # defined at a prompt, or the file is gone
         return Code(source=entrypoint)
-    commit, dirty = _git(str(path.parent))
+    commit, dirty = _git(path)
     return Code(commit=commit, dirty=dirty, source=entrypoint, source_digest=digest_of(source))
 
 
@@ -121,12 +121,14 @@ def _installed_digest() -> str:
 
 
 @cache
-def _git(folder: str) -> tuple[str | None, bool | None]:
-    """Commit and whether tracked files differ from it; (None, None) outside a repository or without git."""
+def _git(path: Path) -> tuple[str | None, bool | None]:
+    """Commit, and whether a tracked file differs from it or `path` is in no commit; (None, None) without git."""
+    folder = str(path.parent)
     commit = _ask_git(folder, "rev-parse", "HEAD")
     if commit is None:
         return None, None
-    return commit, bool(_ask_git(folder, "status", "--porcelain", "--untracked-files=no"))
+    known = _ask_git(folder, "ls-files", "--error-unmatch", path.name) is not None
+    return commit, not known or bool(_ask_git(folder, "status", "--porcelain", "--untracked-files=no"))
 
 
 def _ask_git(folder: str, *words: str) -> str | None:

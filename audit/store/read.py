@@ -304,24 +304,30 @@ def models(store: AuditStore) -> list[RegisteredModel]:
     for step in events(store, types=types, newest_first=False):
         if step.payload:
             steps.setdefault((step.payload["spec"], step.payload["version"]), []).append(step)
-    judged = {e.payload["model"]["digest"]: e.payload for e in _told(store, "model.evaluated")}
-    trained = {e.payload["model"]["digest"]: e.payload["trained_on"] for e in _told(store, "model.trained")}
+    judged, trained = list(_told(store, "model.evaluated")), list(_told(store, "model.trained"))
     champions = {spec: champion(store, spec) for spec in {spec for spec, _ in steps}}
     return [
         RegisteredModel(
             spec=spec,
             version=version,
             address=taken[0].payload["model"]["address"],
-            digest=(digest := taken[0].payload["model"]["digest"]),
+            digest=taken[0].payload["model"]["digest"],
             environment=taken[-1].payload["environment"],
             champion=(best := champions[spec]) is not None and best.version == version,
             registered_at=taken[0].time,
             reason=taken[-1].payload["reason"],
-            evaluation=judged.get(digest),
-            trained_on=trained.get(digest),
+            evaluation=_before(taken[0], judged),
+            trained_on=(_before(taken[0], trained) or {}).get("trained_on"),
         )
         for (spec, version), taken in reversed(steps.items())
     ]
+
+
+def _before(registered: Recorded, told: Sequence[Recorded]) -> dict[str, Any] | None:
+    """What was last told of a model before it got its number; the same model may be trained and judged again."""
+    digest = registered.payload["model"]["digest"]
+    of_it = [e for e in told if e.seq < registered.seq and e.payload["model"]["digest"] == digest]
+    return max(of_it, key=lambda e: e.seq).payload if of_it else None
 
 
 def _told(store: AuditStore, type: str) -> Iterator[Recorded]:

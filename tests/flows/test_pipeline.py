@@ -154,12 +154,18 @@ def test_what_a_person_can_mend_is_one_line_and_a_failed_run(
     assert not list(home.glob("artifacts/**/*.parquet"))
 
 
-def test_an_infinite_value_that_no_rule_forbids_is_named(home: Path, use_case: UseCase) -> None:
-    rows = loans()
-    rows[91 * 12 - 3] |= {"income": "inf"}  # among the test rows
+def test_an_infinite_value_that_no_rule_forbids_stops_neither_monitoring_nor_retraining(
+    home: Path, use_case: UseCase
+) -> None:
+    rows = loans(drifts_at=91)
+    rows[91 * 12 + 5] |= {"income": "inf"}
+    use_case.write(rows, gates={"min_auc": 0.6, "min_auc_gain": None})
 
-    with pytest.raises(BadData, match=r"'income' has infinite values.*Give it a max"):
-        training(use_case.write(rows).spec)
+    champion = pipeline(use_case.spec, date(2024, 4, 1))
+
+    assert champion.version == 2
+    assert [f["failed"] for f in facts("predictions.failed")] == [1]
+    assert facts("dataset.split")[-1]["transformations"] == ["1 rows with an infinite feature left out"]
 
 
 def test_a_window_without_rows_names_those_that_have_some(home: Path, use_case: UseCase) -> None:

@@ -214,7 +214,7 @@ def test_a_rejected_dataset_is_told_as_such(target: Target) -> None:
     assert tell_failure("training flights", RUN_ID, FLIGHTS, state)
     (told,) = target.received
     assert told["title"] == "✗ Data rejected in flights: training flights"
-    assert "breaks critical rules: rows. Mend it." in told["message"] and "audit run 3f2a0000" in told["message"]
+    assert "breaks critical rules: rows. Mend it." in told["message"] and "audit run 00000000" in told["message"]
     (sent,) = on_record()
     assert (sent.payload["kind"], sent.subject) == ("rejected", f"flow-run/{RUN_ID}")
 

@@ -36,7 +36,7 @@ def test_a_line_for_people_has_time_severity_type_subject_id_and_run(audit: Audi
     run = day.validate.id[-8:]
     assert head.split() == ["time", "(UTC)", "severity", "type", "subject", "event", "run"]
     assert lines == [
-        f"2026-11-24 21:04:03  warning   task_run.attempt_failed  task-run/{run:<23}  {event['id'][-8:]}  {run}"
+        f"2026-11-24 21:04:03  warning   task_run.attempt_failed  task-run/{run:<19}  {event['id'][-8:]}  {run}"
     ]
 
 

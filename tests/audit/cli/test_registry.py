@@ -48,7 +48,7 @@ def test_a_champion_that_was_replaced_is_one_no_more(audit: Audit, store: AuditS
 
 def test_models_of_one_spec_only(audit: Audit, day: Day) -> None:
     assert json.loads(audit("models", "--spec", "mortgage", "--json").stdout) == []
-    assert audit("models", "--spec", "mortgage").stdout == "No model is registered yet.\n"
+    assert audit("models", "--spec", "mortgage").stdout == "No model of mortgage is on record.\n"
 
 
 def test_datasets_count_their_own_rows(audit: Audit, day: Day) -> None:

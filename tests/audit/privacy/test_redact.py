@@ -68,7 +68,8 @@ def test_what_is_named_a_secret_is_one(said: str) -> None:
         "01a20fb2-aaea-7891-b595-061c881396c9",
         "96b20a3c1f00a0896b20a3c1f00a0896b20a3c1f",
         "https://localhost:4200/api/@me",
-        "models/HistGradientBoostingClassifier/V12/Model/RunA1",
+        "models/HistGradientBoostingClassifier/v12/model.skops",
+        "/home/Ann/Projects/FlightDelays/2013/Data/Raw01",
         "2026-11-24T22:34:57.130833Z",
         "/srv/models/HistGradientBoostingClassifier/v12.skops",
         "expected 336776 rows, found 336775",
@@ -179,7 +180,7 @@ def test_what_cannot_be_shown_is_named_and_costs_nothing_else(make: Callable[[],
     assert told[2].value == 3
 
 
-@pytest.mark.parametrize("value", [10**5000, -(10**5000), 2**64])
+@pytest.mark.parametrize("value", [10**5000, -(10**5000), 2**64], ids=["huge", "negative", "big"])
 def test_an_integer_of_any_size_goes_on_record(value: int) -> None:
     canonical(clean([p.model_dump(mode="json") for p in parameters({"x": value, "m": Holder(held=value)})]))
     assert isinstance(clean(value), str)
