@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from audit.recording.recorder import Fact
 
 
+OUTCOMES = {"model.deployed": "is in production", "model.rejected": "was rejected"}
+
+
 def choose_champion(
     challenger: ModelVersion, champion: ModelVersion | None, evaluation: Evaluation
 ) -> ModelVersion | None:
@@ -88,13 +91,10 @@ def promote(model: ModelVersion, evaluation: Evaluation, spec: Spec, cause: str 
             return _into_production(model, champion, evaluation, spec, cause)
         return [_turned_away(model, "; ".join(against), spec, cause)]
 
-    for _, facts, _ in record_decided(decided):
-        assert isinstance(facts, StageFacts)
-        if facts.environment == "production" or chosen != model:
-            outcome = "is in production" if chosen == model else "was rejected"
-            frames.leave_markdown(
-                f"{spec.name}-promotion", f"**{spec.name} v{model.version}** {outcome}: {facts.reason}.\n"
-            )
+    for type, facts, _ in record_decided(decided):
+        if type in OUTCOMES and isinstance(facts, StageFacts):
+            told = f"**{spec.name} v{model.version}** {OUTCOMES[type]}: {facts.reason}.\n"
+            frames.leave_markdown(f"{spec.name}-promotion", told)
     if chosen is None:
         raise BadData(
             f"{spec.name}: v{model.version} was rejected and there is no champion to keep: {'; '.join(against)}.",

@@ -1,5 +1,8 @@
 """Who becomes champion, and what is on record of it."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from audit.errors import BadData
@@ -118,6 +121,24 @@ def test_a_second_attempt_after_the_deployment_changes_nothing(home, loan_spec, 
     before = steps()
     assert promote.fn(first_champion, evaluation_of(FIRST), loan_spec) == first_champion
     assert steps() == before
+
+
+def test_of_two_promotions_at_once_one_wins(home, loan_spec):
+    rivals = [model_of(letter) for letter in "cdef"]
+    together = threading.Barrier(len(rivals))
+
+    def compete(model):
+        evaluation = evaluation_of(model)  # nobody was champion when it was judged
+        numbered = register.fn(model, evaluation, loan_spec)
+        together.wait()
+        return numbered, promote.fn(numbered, evaluation, loan_spec)
+
+    with ThreadPoolExecutor(len(rivals)) as pool:
+        outcomes = list(pool.map(compete, rivals))
+
+    assert sorted(numbered.version for numbered, _ in outcomes) == [1, 2, 3, 4]
+    assert len({champion.version for _, champion in outcomes}) == 1
+    assert [step for step, *_ in steps()].count("model.deployed") == 1
 
 
 @pytest.fixture
