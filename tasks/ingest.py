@@ -6,7 +6,6 @@ Polars reads lazily, so the window and the columns go down to the files. No mess
 import calendar
 import csv
 import hashlib
-import importlib.util
 import io
 import logging
 import re
@@ -26,7 +25,7 @@ from audit.privacy import redact
 from audit.privacy.handling import Plan, handle, plan_of
 from audit.privacy.mask_key import fingerprint, read_mask_key
 from audit.settings import settings
-from audit.spec.load import did_you_mean, refuse_files, where
+from audit.spec.load import did_you_mean, refuse_files, source_path, where
 from audit.spec.model import Dtype, SourceTable, Spec
 from audit.store import read
 from audit.store.engine import open_store
@@ -109,9 +108,7 @@ def mask_key() -> bytes:
 
 def open_table(name: str, table: SourceTable, spec: Spec) -> OpenTable:
     """The source `name`, found and looked into. Raises BadData if it is missing, empty or no table."""
-    path = _path(name, table, spec)
-    if not path.is_file():
-        raise BadData(f"{_line(spec, name)}: {table.file} does not exist.", hint="Correct `file`, or put it there.")
+    path = source_path(name, spec)
     if path.stat().st_size == 0:
         raise BadData(f"{table.file} is empty.", hint=f"Source {name!r} needs a header and rows.")
     try:
@@ -142,21 +139,6 @@ def in_order(frame: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
 
 class _Guessed(Exception):
     """Types were guessed from the first rows and did not fit later ones."""
-
-
-def _path(name: str, table: SourceTable, spec: Spec) -> Path:
-    if table.package is None:
-        return (Path(spec.file).parent if spec.file else Path()) / table.file
-    try:
-        found = importlib.util.find_spec(table.package)  # finds the folder, imports nothing of a top-level package
-    except (ModuleNotFoundError, ValueError):
-        found = None
-    if found is None or not found.submodule_search_locations:
-        raise BadData(
-            f"{_line(spec, name)}: package {table.package!r} is not installed.",
-            hint=f"Run `pip install {table.package}`.",
-        )
-    return Path(next(iter(found.submodule_search_locations))) / table.file
 
 
 def _line(spec: Spec, source: str) -> str:

@@ -4,6 +4,7 @@ YAML is read as 1.2 reads booleans (`on`, `no` and `yes` are text), without tags
 stands twice is an error, and aliases cannot multiply a small file into a big one.
 """
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from yaml import MappingNode, MarkedYAMLError, Node, SafeLoader, ScalarNode, SequenceNode, YAMLError
 from yaml.constructor import ConstructorError
 
-from audit.errors import SpecError
+from audit.errors import BadData, SpecError
 from audit.events.canonical import canonical, clean, digest_of
 from audit.spec.model import Handling, Spec
 
@@ -71,11 +72,34 @@ def parse_spec(text: str, name: str) -> Spec:
 
 
 def spec_errors(path: str | Path) -> list[str]:
-    """Every error of the file at `path`, one line each, in the file's order; empty for a good spec."""
+    """Every error of the file at `path`, one line each, in the file's order; empty for a good spec.
+
+    Where nothing else is wrong, also the sources that are not there.
+    """
     try:
-        return _checked(_text_of(Path(path)), str(path))[1]
+        spec, errors = _checked(_text_of(Path(path)), str(path))
     except SpecError as error:
         return [str(error)]
+    return errors if errors or spec is None else list(_missing_sources(spec))
+
+
+def source_path(name: str, spec: Spec) -> Path:
+    """The file of the source `name`. Raises BadData if it, or the package that should hold it, is not there."""
+    table, line = spec.sources[name], where(spec, "sources", name)
+    folder = Path(spec.file).parent if spec.file else Path()
+    if table.package:
+        try:
+            found = importlib.util.find_spec(table.package)  # finds the folder, imports nothing of a top-level package
+        except (ModuleNotFoundError, ValueError):
+            found = None
+        if found is None or not found.submodule_search_locations:
+            raise BadData(
+                f"{line}: package {table.package!r} is not installed.", hint=f"Run `pip install {table.package}`."
+            )
+        folder = Path(next(iter(found.submodule_search_locations)))
+    if not (folder / table.file).is_file():
+        raise BadData(f"{line}: {table.file} does not exist.", hint="Correct `file`, or put it there.")
+    return folder / table.file
 
 
 def spec_digest(spec: Spec) -> str:
@@ -119,6 +143,14 @@ def _text_of(path: Path) -> str:
         raise SpecError(f"{path.name} is not UTF-8 text.", hint="Save it as UTF-8.") from None
     except OSError as error:
         raise SpecError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _missing_sources(spec: Spec) -> Iterator[str]:
+    for name in spec.sources:
+        try:
+            source_path(name, spec)
+        except BadData as missing:
+            yield str(missing)
 
 
 def _checked(text: str, name: str) -> tuple[Spec | None, list[str]]:

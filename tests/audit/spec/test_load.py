@@ -180,6 +180,16 @@ def test_an_expression_over_its_own_row_is_no_look_at_others(sql: str) -> None:
     assert parse_spec(text, "trips.yaml").derive[1].sql == sql
 
 
+def test_a_source_that_is_not_there_is_an_error_of_the_spec(tmp_path: Path) -> None:
+    file = tmp_path / "trips.yaml"
+    file.write_text(TRIPS)
+
+    (error,) = spec_errors(file)
+
+    assert error.startswith("trips.yaml:")
+    assert "does not exist. Correct `file`, or put it there." in error
+
+
 def test_all_errors_are_told_in_the_files_order_and_the_first_says_how_many_more(tmp_path: Path) -> None:
     file = tmp_path / "trips.yaml"
     file.write_text(changed("slices: [zone]", "slices: [zon, mile]").replace("{column: late}", "{column: lat}"))
