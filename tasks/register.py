@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from audit import task
 from audit.errors import BadData
 from audit.events.payloads import StageFacts, used
-from audit.events.references import ModelVersion
+from audit.events.references import Environment, ModelVersion
 from audit.spec.model import Spec
 from tasks import _frames as frames
 from tasks._frames import Evaluation
@@ -50,14 +50,7 @@ def register(model: ModelVersion, evaluation: Evaluation, spec: Spec, cause: str
     def numbered(connection: "Connection") -> "list[Fact]":
         version = read.model_number(connection, spec.name)
         as_registered = model.model_copy(update={"version": version})
-        facts = StageFacts(
-            spec=spec.name,
-            model=used("model", as_registered),
-            version=version,
-            environment="none",
-            reason=f"trained and evaluated, {_gates_held(evaluation)}",
-            cause=cause,
-        )
+        facts = _stage(as_registered, "none", f"trained and evaluated, {_gates_held(evaluation)}", cause)
         return [("model.registered", facts, frames.subject(as_registered))]
 
     ((_, registered, _),) = record_decided(numbered)
@@ -88,8 +81,8 @@ def promote(model: ModelVersion, evaluation: Evaluation, spec: Spec, cause: str 
             return []
         chosen, against = choose_champion(model, champion, evaluation), objections(model, champion, evaluation)
         if chosen == model:
-            return _into_production(model, champion, evaluation, spec, cause)
-        return [_turned_away(model, "; ".join(against), spec, cause)]
+            return _into_production(model, champion, evaluation, cause)
+        return [_turned_away(model, "; ".join(against), cause)]
 
     for type, facts, _ in record_decided(decided):
         if type in OUTCOMES and isinstance(facts, StageFacts):
@@ -104,51 +97,47 @@ def promote(model: ModelVersion, evaluation: Evaluation, spec: Spec, cause: str 
 
 
 def _into_production(
-    model: ModelVersion, champion: ModelVersion | None, evaluation: Evaluation, spec: Spec, cause: str | None
+    model: ModelVersion, champion: ModelVersion | None, evaluation: Evaluation, cause: str | None
 ) -> "list[Fact]":
     compared = f"against v{champion.version}: {evaluation.against_champion()}" if champion else "the first champion"
     reason = f"{_gates_held(evaluation)}; {compared}"
-    staged = StageFacts(
-        spec=spec.name,
-        model=used("model", model),
-        version=model.version,
-        environment="staging",
-        previous_environment="none",
-        reason=reason,
-        cause=cause,
-        replaces=champion.version if champion else None,
-    )
+    replaces = champion.version if champion else None
+    staged = _stage(model, "staging", reason, cause, previous="none", replaces=replaces)
     in_production = staged.model_copy(update={"environment": "production", "previous_environment": "staging"})
     subject = frames.subject(model)
     facts: list[Fact] = [("model.promoted", staged, subject), ("model.promoted", in_production, subject)]
     facts.append(("model.deployed", in_production, subject))
-    return [*facts, _retired(champion, model, spec, cause)] if champion else facts
+    return [*facts, _retired(champion, model, cause)] if champion else facts
 
 
-def _retired(former: ModelVersion, successor: ModelVersion, spec: Spec, cause: str | None) -> "Fact":
-    facts = StageFacts(
-        spec=spec.name,
-        model=used("model", former),
-        version=former.version,
-        environment="none",
-        previous_environment="production",
-        reason=f"replaced by v{successor.version}",
-        cause=cause,
-    )
+def _retired(former: ModelVersion, successor: ModelVersion, cause: str | None) -> "Fact":
+    facts = _stage(former, "none", f"replaced by v{successor.version}", cause, previous="production")
     return "model.retired", facts, frames.subject(former)
 
 
-def _turned_away(model: ModelVersion, against: str, spec: Spec, cause: str | None) -> "Fact":
-    facts = StageFacts(
-        spec=spec.name,
+def _turned_away(model: ModelVersion, against: str, cause: str | None) -> "Fact":
+    return "model.rejected", _stage(model, "none", against, cause, previous="none"), frames.subject(model)
+
+
+def _stage(
+    model: ModelVersion,
+    environment: Environment,
+    reason: str,
+    cause: str | None,
+    *,
+    previous: Environment | None = None,
+    replaces: int | None = None,
+) -> StageFacts:
+    return StageFacts(
+        spec=model.name,
         model=used("model", model),
         version=model.version,
-        environment="none",
-        previous_environment="none",
-        reason=against,
+        environment=environment,
+        previous_environment=previous,
+        reason=reason,
         cause=cause,
+        replaces=replaces,
     )
-    return "model.rejected", facts, frames.subject(model)
 
 
 def _gates_held(evaluation: Evaluation) -> str:
