@@ -49,7 +49,7 @@ $(ready): requirements.lock pyproject.toml
 
 lock:
 	$(bin)/python -m pip install --quiet uv
-	$(bin)/python -m uv pip compile pyproject.toml --extra examples --group dev --universal --python-version 3.11 \
+	$(bin)/python -m uv pip compile pyproject.toml --extra examples --extra server --group dev --universal --python-version 3.11 \
 		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 
 clean:

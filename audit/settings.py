@@ -4,7 +4,10 @@ AUDIT_HOME           where the store, keys, artifacts and logs live; default: `v
 AUDIT_DATABASE_URL   another database than AUDIT_HOME/audit.db
 AUDIT_ARTIFACTS_URL  another root for artifacts than AUDIT_HOME/artifacts (a folder, s3://, gs://, az://)
 AUDIT_MODE           `spool` (default): a store that fails never stops the pipeline; `strict`: no audit, no run
-AUDIT_ALERT_URL      any apprise address that alerts go to; none: no alert is sent
+AUDIT_ALERT_URL      any apprise address that alerts go to by default; none: no alert is sent
+AUDIT_ALERT_URL_<X>  the same for a target that a spec calls <x>; a Prefect notification block of that name goes first
+AUDIT_EVIDENTLY_URL  where Evidently's own UI shows AUDIT_HOME/evidently; `make ui` sets it
+AUDIT_REPORTS_URL    where reports and Data Docs are served; `make ui` sets it
 """
 
 import os
@@ -29,6 +32,9 @@ class Settings:
     artifacts_url: str
     mode: Mode = "spool"
     alert_url: str | None = None
+    alert_urls: tuple[tuple[str, str], ...] = ()  # target name in lower case, address
+    evidently_url: str | None = None
+    reports_url: str | None = None
 
     @property
     def spool_path(self) -> Path:
@@ -64,7 +70,15 @@ def read_settings(environ: Mapping[str, str], start: Path) -> Settings:
         artifacts_url=environ.get("AUDIT_ARTIFACTS_URL") or (home / "artifacts").as_uri(),
         mode=cast(Mode, mode),
         alert_url=environ.get("AUDIT_ALERT_URL") or None,
+        alert_urls=_named(environ, "AUDIT_ALERT_URL_"),
+        evidently_url=environ.get("AUDIT_EVIDENTLY_URL") or None,
+        reports_url=environ.get("AUDIT_REPORTS_URL") or None,
     )
+
+
+def _named(environ: Mapping[str, str], prefix: str) -> tuple[tuple[str, str], ...]:
+    found = ((name.removeprefix(prefix).lower(), url) for name, url in environ.items() if name.startswith(prefix))
+    return tuple(sorted((name, url) for name, url in found if url))
 
 
 def _default_home(start: Path) -> Path:

@@ -131,6 +131,7 @@ def _told(kind: str, message: Message, spec: Spec | None, subject: str, cause: s
     attempts, failure = deliver(url, message)
     facts = AlertFacts(
         spec=spec.name if spec else None,
+        alert=f"{spec.name if spec else 'store'} {kind}",
         kind=kind,
         title=message.title,
         body=message.body,

@@ -283,6 +283,14 @@ class EvaluationFacts(Payload):
     seed: int
 
 
+class Approver(Payload):
+    """Who decided about a candidate, and how far the name can be relied on."""
+
+    name: str
+    identity: Literal["asserted", "operating system"]  # a name typed into a form is asserted, nothing more
+    by: Literal["form", "command"]
+
+
 class StageFacts(Payload):
     """A model version's step between environments, and why."""
 
@@ -294,6 +302,7 @@ class StageFacts(Payload):
     reason: str
     cause: str | None = None
     replaces: int | None = None  # version of the former champion
+    approver: Approver | None = None  # where a person decided
 
 
 class RetrainingFacts(Payload):
@@ -336,24 +345,74 @@ class ChangeFacts(Payload):
     """Something about the pipeline that is not as it was at the last run."""
 
     spec: str
-    what: str  # spec, code, environment
+    what: str  # spec, code, environment, deployment <name>, automation <name>
     was: str | None = None  # digest or commit; absent the first time
     is_now: str
     details: list[Named] = Field(default_factory=list)  # what it consists of now
     differences: list[Named] = Field(default_factory=list)  # value: `old → new`
 
 
+class ApprovalFacts(Payload):
+    """A candidate put before a person, or what the person said of it."""
+
+    spec: str
+    model: Used
+    version: int
+    champion: int | None = None  # version of the one that it would replace
+    reason: str  # what speaks for the candidate
+    cause: str | None = None  # event that made us retrain
+    answer_by: str | None = None  # time limit, UTC
+    unanswered: str | None = None  # what becomes of the candidate after it
+    approver: Approver | None = None
+    note: str | None = None
+
+
+class OutcomeFacts(Payload):
+    """How a model's decisions of one window did, once their outcomes were known."""
+
+    spec: str
+    window: str
+    model: Used
+    decisions: Used
+    outcomes: Used  # the dataset version that the outcomes were read from
+    rows: int  # decisions
+    known: int  # of them with an outcome
+    metrics: list[Metric]
+    baseline: list[Metric]  # of the evaluation that the model was promoted on
+    rule: str  # the rule in words
+    decayed: bool
+
+
+class AnomalyFacts(Payload):
+    """A figure of one run that is far from what this spec's own history makes likely."""
+
+    spec: str
+    what: str  # rows, seconds, mean_score, positive_share
+    window: str | None = None
+    value: float
+    usual: float  # median of the history
+    low: float
+    high: float
+    history: int  # runs that the range was taken from
+
+
 class AlertFacts(Payload):
     """A message to people. Targets are named by scheme and host, never with their secrets."""
 
     spec: str | None = None
-    kind: str  # drift, rejected, failed
+    alert: str  # id of spec, kind and window: what belongs together carries the same
+    kind: str  # as in the spec's alerts.on; `summary` of what was held back; `recovered`
     title: str
     body: str
-    target: str | None = None
+    to: str | None = None  # the target's name in the spec
+    target: str | None = None  # its scheme and host
+    link: str | None = None  # the run in Prefect's UI
+    window: str | None = None
     cause: str | None = None
     attempts: int = 1
     error: str | None = None
+    reason: str | None = None  # why it was held back
+    held: int = 0  # `summary`: how many messages it stands for
 
 
 class StoreFacts(Payload):

@@ -141,10 +141,36 @@ class Schedule(Part):
         return Window(start=self.train_from, end=end)
 
 
-class Alerts(Part):
-    """Which findings are told; the target's address comes from the environment."""
+AlertKind = Literal[
+    "drift", "prediction_drift", "decay", "rejected", "gate", "scoring", "anomaly", "approval", "maintenance", "failed"
+]
 
-    on: tuple[Literal["drift", "rejected", "failed"], ...] = ("drift", "rejected", "failed")
+
+class Alerts(Part):
+    """Which findings are told, to which targets by name, how often. Addresses come from blocks or the environment."""
+
+    on: tuple[AlertKind, ...] = (
+        "drift", "prediction_drift", "decay", "rejected", "gate", "scoring", "anomaly", "approval", "maintenance",
+        "failed",
+    )  # fmt: skip
+    to: tuple[str, ...] = ("default",)  # `default` is AUDIT_ALERT_URL; any other name a block or AUDIT_ALERT_URL_<NAME>
+    quiet_minutes: float = Field(default=60, ge=0)  # after a message of one kind, further ones are held back so long
+    failed_share: float = Field(default=0.01, ge=0, le=1)  # `scoring`: more rows than this could not be scored
+
+
+class Approval(Part):
+    """How long a person may take to decide on a candidate, and what becomes of it when nobody did."""
+
+    hours: float = Field(default=72, gt=0)
+    unanswered: Literal["rejected", "awaiting"] = "rejected"  # `awaiting`: `audit approve` can still let it in
+
+
+class Performance(Part):
+    """When outcomes that came in later say that the model has decayed."""
+
+    delay_days: int = Field(default=0, ge=0)  # a window's outcomes are complete so long after its end
+    min_known: float = Field(default=0.5, gt=0, le=1)  # share of decisions whose outcome must be known
+    max_auc_loss: float = Field(default=0.05, gt=0)  # against the evaluation that the model was promoted on
 
 
 class Spec(Part):
@@ -168,6 +194,9 @@ class Spec(Part):
     threshold: float = Field(default=0.5, gt=0, lt=1)  # a score at or above it is decided positive
     schedule: Schedule
     alerts: Alerts = Alerts()
+    approval: Literal["automatic", "manual"] = "automatic"  # `manual`: a person decides on every candidate
+    approval_time: Approval = Approval()
+    performance: Performance = Performance()
     _file: str | None = PrivateAttr(default=None)
 
     @property
