@@ -3,11 +3,13 @@
 AuditError                 1  something did not hold
 ├── UserError              1  input that a person can mend
 │   ├── SpecError             a use case's YAML file
-│   └── BadData               a source, a window, a column
-│       └── DatasetRejected   a critical rule of validation did not hold
+│   ├── BadData               a source, a window, a column
+│   │   └── DatasetRejected   a critical rule of validation did not hold
+│   └── NotAwaiting           a model version that no person is asked about, or no more
 ├── NotFound               1  a run, an event, a model that is not on record
 └── CouldNotTell           2  no answer, for lack of what it takes
     ├── StoreUnavailable      the store cannot be opened, read or written
+    │   └── StoreBusy         others were writing for longer than we wait
     ├── ArtifactUnavailable   bytes that an address names are gone or differ
     ├── KeyUnavailable        a key file is missing or open to others
     └── AuditUnavailable      mode strict: neither store nor spool took the event
@@ -51,6 +53,10 @@ class DatasetRejected(BadData):
     """A dataset that did not hold a rule marked critical."""
 
 
+class NotAwaiting(UserError):
+    """A model version that no person is asked about, or that was decided on before."""
+
+
 class NotFound(AuditError):
     """Something asked for by name that is not on record."""
 
@@ -63,6 +69,10 @@ class CouldNotTell(AuditError):
 
 class StoreUnavailable(CouldNotTell):
     """The audit store cannot be opened, read or written."""
+
+
+class StoreBusy(StoreUnavailable):
+    """Others were writing for longer than we wait: what they decide meanwhile is not known."""
 
 
 class ArtifactUnavailable(CouldNotTell):

@@ -5,7 +5,7 @@ AUDIT_DATABASE_URL   another database than AUDIT_HOME/audit.db
 AUDIT_ARTIFACTS_URL  another root for artifacts than AUDIT_HOME/artifacts (a folder, s3://, gs://, az://)
 AUDIT_MODE           `spool` (default): a store that fails never stops the pipeline; `strict`: no audit, no run
 AUDIT_ALERT_URL      any apprise address that alerts go to by default; none: no alert is sent
-AUDIT_ALERT_URL_<X>  the same for a target that a spec calls <x>; a Prefect notification block of that name goes first
+AUDIT_ALERT_URL_<X>  the same for a target that a spec calls <x>
 AUDIT_EVIDENTLY_URL  where Evidently's own UI shows AUDIT_HOME/evidently; `make ui` sets it
 AUDIT_REPORTS_URL    where reports and Data Docs are served; `make ui` sets it
 """
@@ -43,6 +43,10 @@ class Settings:
     @property
     def keys_path(self) -> Path:
         return self.home / "keys"
+
+    @property
+    def evidently_path(self) -> Path:
+        return self.home / "evidently"
 
     @property
     def log_path(self) -> Path:

@@ -3,6 +3,7 @@
 from audit.artifacts import blobs
 from audit.events.canonical import digest_of
 from audit.events.references import Report
+from audit.settings import settings
 
 
 def put(data: bytes, name: str, media_type: str = "text/html") -> Report:
@@ -13,3 +14,11 @@ def put(data: bytes, name: str, media_type: str = "text/html") -> Report:
 def read(reference: Report) -> bytes:
     """The report's bytes. Raises ArtifactUnavailable if they are missing or differ."""
     return blobs.get(reference.address)
+
+
+def link(reference: Report) -> str | None:
+    """Where a person can open it: at AUDIT_REPORTS_URL, else the file itself; None where the root is remote."""
+    if served := settings().reports_url:
+        return f"{served.rstrip('/')}/{reference.address.rpartition('/')[2]}"
+    path = blobs.local_path(reference.address)
+    return path.as_uri() if path else None

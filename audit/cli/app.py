@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from audit.cli import events, registry, runs, spec, store
+from audit.cli import alerts, approve, events, registry, runs, spec, store
 from audit.errors import AuditError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     store.init, store.status, runs.runs, runs.run, events.events, events.tail, registry.models, registry.datasets,
+    alerts.alerts, approve.approve,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from audit.cli.registry import auc, gates
+from audit.cli.registry import auc, by, gates
 
 if TYPE_CHECKING:
     from audit.store.read import Recorded
@@ -40,9 +40,12 @@ FINDINGS: dict[str, Callable[[Facts], str]] = {
     "drift.checked": _comparison,
     "model.evaluated": _evaluation,
     "model.registered": lambda facts: f"registered as v{facts['version']}",
+    "model.approval_requested": lambda facts: f"v{facts['version']} put before a person",
+    "model.approved": lambda facts: f"v{facts['version']} approved{by(facts.get('approver'))}: {facts['note']}",
     "model.deployed": lambda facts: f"v{facts['version']} → {facts['environment']}",
-    "model.rejected": lambda facts: f"v{facts['version']} turned away: {facts['reason']}",
+    "model.rejected": lambda facts: f"v{facts['version']} turned away{by(facts.get('approver'))}: {facts['reason']}",
     "predictions.scored": _decisions,
     "alert.sent": lambda facts: f"alert sent to {facts.get('target', 'its target')}",
-    "alert.failed": lambda facts: "alert not delivered",
+    "alert.failed": lambda facts: f"alert not delivered to {facts.get('target', 'its target')}: {facts['error']}",
+    "alert.held": lambda facts: f"alert held back: {facts['reason']}",
 }

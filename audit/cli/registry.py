@@ -8,6 +8,8 @@ import typer
 from audit.cli import output
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from audit.store.read import RegisteredModel
 
 
@@ -67,18 +69,35 @@ def gates(evaluation: dict[str, Any]) -> str:
     return f"{sum(gate['held'] for gate in evaluation['gates'])} of {len(evaluation['gates'])}"
 
 
+def by(approver: dict[str, Any] | None) -> str:
+    """` by Jane Doe (asserted)`; empty where no person decided."""
+    from audit.events.payloads import Approver
+
+    return f" by {Approver(**approver)}" if approver else ""
+
+
 def _model(model: "RegisteredModel") -> tuple[Any, ...]:
     trained = model.trained_on
     return (
         model.spec,
         f"v{model.version}",
-        output.styled("production, champion", "bold green") if model.champion else model.environment,
+        _stands(model),
         auc(model.evaluation) if model.evaluation else output.NOTHING,
         gates(model.evaluation) if model.evaluation else output.NOTHING,
         f"{trained['of']} v{trained['version']}" if trained else output.NOTHING,
         output.day_and_time(model.registered_at),
-        model.reason,
+        model.reason + _decided(model),
     )
+
+
+def _decided(model: "RegisteredModel") -> str:
+    return f" · {'approved' if model.approved else 'decided'}{by(model.approver)}" if model.approver else ""
+
+
+def _stands(model: "RegisteredModel") -> "Text":
+    if model.awaiting_approval:
+        return output.styled("awaiting approval", "yellow")
+    return output.styled("production, champion", "bold green") if model.champion else output.styled(model.environment)
 
 
 def _dataset(version: dict[str, Any]) -> tuple[str, ...]:

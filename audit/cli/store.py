@@ -88,6 +88,7 @@ class Status:
     newest_event_at: str | None
     waiting_in_spool: int
     lost: int
+    awaiting_approval: int  # models
     alert_target_set: bool
     artifacts: str
     artifact_files: int | None  # None: the root is not on this machine
@@ -122,7 +123,8 @@ def status_of(where: Settings) -> Status:
         newest_event_at=counts.newest,
         waiting_in_spool=_waiting(where.spool_path),
         lost=read.lost(store),
-        alert_target_set=where.alert_url is not None,
+        awaiting_approval=len(read.awaiting_approval(store)),
+        alert_target_set=where.alert_url is not None or bool(where.alert_urls),
         artifacts=root,
         artifact_files=files,
         artifact_bytes=size,
@@ -189,6 +191,7 @@ def _for_people(found: Status) -> "Table":
         ("on record", held + newest),
         ("spool", _bad(found.waiting_in_spool, "events wait; the next run or `audit init` brings them home", "yellow")),
         ("lost", _bad(found.lost, "events are not on record: store and spool had both failed", "bold red")),
+        ("approval", _waits(found.awaiting_approval)),
         ("alerts", "a target is set" if found.alert_target_set else "no target: set AUDIT_ALERT_URL to be told"),
         ("artifacts", found.artifacts + size),
     )
@@ -210,6 +213,14 @@ def _seen(found: Status) -> "Text":
 
 def _bad(count: int, what: str, style: str) -> "Text":
     return output.styled(f"{count:,} {what}", style) if count else output.styled("nothing")
+
+
+def _waits(models: int) -> "Text":
+    if not models:
+        return output.styled("no model awaits any")
+    return output.styled(
+        f"{models} {'model awaits' if models == 1 else 'models await'} approval: audit models", "yellow"
+    )
 
 
 def _megabytes(size: int) -> str:

@@ -289,6 +289,11 @@ class Approver(Payload):
     name: str
     identity: Literal["asserted", "operating system"]  # a name typed into a form is asserted, nothing more
     by: Literal["form", "command"]
+    account: str | None = None  # user@host of the command, where another name was typed
+
+    def __str__(self) -> str:
+        """`Jane Doe (asserted)`: never the name without how far it can be relied on."""
+        return f"{self.name} ({self.identity})"
 
 
 class StageFacts(Payload):
@@ -336,6 +341,7 @@ class ScoringFacts(Payload):
     rows: int
     failed: int
     decisions: list[Named]  # decision, count
+    mean_score: float | None = None
     threshold: float
     failures: list[RowFailure] = Field(default_factory=list)
     cause: str | None = None
@@ -377,23 +383,25 @@ class OutcomeFacts(Payload):
     outcomes: Used  # the dataset version that the outcomes were read from
     rows: int  # decisions
     known: int  # of them with an outcome
-    metrics: list[Metric]
+    left_out: list[Named] = Field(default_factory=list)  # why the others have none: reason, count
+    metrics: list[Metric]  # none where too few outcomes are known
     baseline: list[Metric]  # of the evaluation that the model was promoted on
     rule: str  # the rule in words
-    decayed: bool
+    verdict: Literal["steady", "decayed", "not known yet", "cannot be told"]
+    seed: int
 
 
 class AnomalyFacts(Payload):
     """A figure of one run that is far from what this spec's own history makes likely."""
 
     spec: str
-    what: str  # rows, seconds, mean_score, positive_share
+    what: str  # rows, failed_share, mean_score, positive_share, seconds
     window: str | None = None
     value: float
     usual: float  # median of the history
     low: float
     high: float
-    history: int  # runs that the range was taken from
+    history: int  # windows that the range was taken from
 
 
 class AlertFacts(Payload):
@@ -402,17 +410,21 @@ class AlertFacts(Payload):
     spec: str | None = None
     alert: str  # id of spec, kind and window: what belongs together carries the same
     kind: str  # as in the spec's alerts.on; `summary` of what was held back; `recovered`
+    of: str | None = None  # the kind that a summary or a recovery is of
+    about: str | None = None  # flow or model version, where each of them has a quiet time of its own
+    severity: str
     title: str
     body: str
-    to: str | None = None  # the target's name in the spec
-    target: str | None = None  # its scheme and host
     link: str | None = None  # the run in Prefect's UI
     window: str | None = None
     cause: str | None = None
-    attempts: int = 1
+    held: int = 0  # findings of before that nobody was told of, which this message stands for as well
+    to: str | None = None  # the target's name in the spec
+    target: str | None = None  # its scheme and host
+    attempts: int | None = None
     error: str | None = None
     reason: str | None = None  # why it was held back
-    held: int = 0  # `summary`: how many messages it stands for
+    until: str | None = None  # how long, UTC
 
 
 class StoreFacts(Payload):

@@ -67,6 +67,19 @@ class Window(BaseModel):
         index = first.year * 12 + first.month - 1 + count
         return cls(start=first, end=date(index // 12, index % 12 + 1, 1))
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The window that reads `text` as a string. Raises ValueError where none does."""
+        named = [cls._named(part) for part in text.split("…", 1)]
+        return cls(start=named[0].start, end=named[-1].end)
+
+    @classmethod
+    def _named(cls, text: str) -> Self:
+        if len(text) == len("2013-07"):
+            return cls.months(date.fromisoformat(f"{text}-01"), 1)
+        day = date.fromisoformat(text)
+        return cls(start=day, end=day + timedelta(days=1))
+
     def __str__(self) -> str:
         """`2013-07`, `2013-01…2013-06`, or the days where it is no whole months."""
         last = self.end - timedelta(days=1)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from audit.errors import KeyUnavailable, StoreUnavailable
 from audit.events.canonical import digest_of
-from audit.events.payloads import Code, DeploymentOfRun, Surroundings
+from audit.events.payloads import Approver, Code, DeploymentOfRun, Surroundings
 from audit.privacy.mask_key import create_mask_key, keyed, read_mask_key
 from audit.settings import settings
 from audit.store.engine import store_path
@@ -35,6 +35,13 @@ def principal() -> str:
     except (KeyError, OSError):  # a container's user without an entry in passwd
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
+
+
+def approver(asserted: str = "") -> Approver:
+    """Who decides at a command line: the account, or the name that was typed, with the account that typed it."""
+    if not asserted:
+        return Approver(name=principal(), identity="operating system", by="command")
+    return Approver(name=asserted, identity="asserted", by="command", account=principal())
 
 
 def actor() -> str:

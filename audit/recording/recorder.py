@@ -14,7 +14,7 @@ from typing import TypedDict
 
 from sqlalchemy import Connection
 
-from audit.errors import AuditUnavailable, KeyUnavailable, StoreUnavailable
+from audit.errors import AuditUnavailable, KeyUnavailable, StoreBusy, StoreUnavailable
 from audit.events.event import Event, make_event
 from audit.events.payloads import Payload, StoreFacts
 from audit.events.vocabulary import Severity
@@ -51,24 +51,32 @@ def record(
     return event.id
 
 
-def record_decided(decide: Callable[[Connection], Sequence[Fact]]) -> Sequence[Fact]:
+def record_decided(decide: Callable[[Connection], Sequence[Fact]], *, in_store_only: bool = False) -> Sequence[Fact]:
     """Put on record the facts that `decide` makes of what it reads; returns them.
 
     Reading and writing are one transaction, so of two that decide at once the second knows of the first. A store
-    that can be read but not written decides all the same, and the events wait in the spool; one that cannot be
-    read raises StoreUnavailable.
+    that can be read but not written decides all the same, and the events wait in the spool, unless `in_store_only`.
+    Raises StoreUnavailable for one that cannot be read, and StoreBusy, for others may be deciding just then.
     """
     facts: Sequence[Fact] = ()
+    around, actor = _run(), circumstances.actor()  # before the lock: what they import takes seconds
 
     def events(connection: Connection) -> list[Event]:
         nonlocal facts
         facts = decide(connection)
-        return [_made(*fact) for fact in facts]
+        return [
+            make_event(type, payload, source=SOURCE, subject=subject, actor=actor, **around)
+            for type, payload, subject in facts
+        ]
 
     try:
         for event in append_decided(open_store(), events):
             _tell(event)
+    except StoreBusy:
+        raise
     except StoreUnavailable:
+        if in_store_only:
+            raise
         with open_store().reading() as connection:
             waiting = events(connection)
         for event in waiting:
@@ -106,9 +114,11 @@ def _made(
 
 
 def _tell(event: Event) -> None:
+    from audit.recording.feed import feed
     from audit.recording.logs import tell
 
     tell(event)
+    feed(event)
     for listener in _listeners:
         listener(event)
 

@@ -285,6 +285,9 @@ def _finding(detail: "ErrorDetails") -> Finding:
             choices = allowed.replace(" or ", ", ").replace("'", "").split(", ")
             given = str(detail["input"])
             return Finding(keys, f"{shown}: {given!r} is none of {', '.join(choices)}.{did_you_mean(given, choices)}")
+        case "string_pattern_mismatch" if keys[:2] == ("alerts", "to"):
+            named = "AUDIT_ALERT_URL, `oncall` of AUDIT_ALERT_URL_ONCALL, `slack-webhook/oncall` of a Prefect block"
+            return Finding(keys, f"{shown}: a target goes by name, never by address: `default` is that of {named}.")
         case "string_pattern_mismatch":
             return Finding(keys, f"{shown}: use small letters, digits, - and _, beginning with a letter, at most 40.")
     return Finding(keys, f"{shown}: {detail['msg'][:1].lower()}{detail['msg'][1:]}.")

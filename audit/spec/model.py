@@ -153,8 +153,9 @@ class Alerts(Part):
         "drift", "prediction_drift", "decay", "rejected", "gate", "scoring", "anomaly", "approval", "maintenance",
         "failed",
     )  # fmt: skip
-    to: tuple[str, ...] = ("default",)  # `default` is AUDIT_ALERT_URL; any other name a block or AUDIT_ALERT_URL_<NAME>
-    quiet_minutes: float = Field(default=60, ge=0)  # after a message of one kind, further ones are held back so long
+    # `default` is AUDIT_ALERT_URL, `oncall` AUDIT_ALERT_URL_ONCALL, `slack-webhook/oncall` a Prefect block: type/name.
+    to: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(/[a-z0-9][a-z0-9_-]{0,99})?$")], ...] = ("default",)
+    quiet_minutes: float = Field(default=720, ge=0)  # after a message of one kind further ones are held back: a night
     failed_share: float = Field(default=0.01, ge=0, le=1)  # `scoring`: more rows than this could not be scored
 
 
@@ -170,7 +171,7 @@ class Performance(Part):
 
     delay_days: int = Field(default=0, ge=0)  # a window's outcomes are complete so long after its end
     min_known: float = Field(default=0.5, gt=0, le=1)  # share of decisions whose outcome must be known
-    max_auc_loss: float = Field(default=0.05, gt=0)  # against the evaluation that the model was promoted on
+    max_auc_loss: float = Field(default=0.05, gt=0)  # of the interval's upper end, against the evaluation at promotion
 
 
 class Spec(Part):
@@ -215,6 +216,11 @@ class Spec(Part):
         declared = [c.name for c in self.columns if c.role == "feature" and self.handling(c) == "keep"]
         derived = [d.name for d in self.derive if d.role == "feature"]
         return declared + derived
+
+    def row_keys(self) -> list[str]:
+        """The columns that, with the event time, tell one row from another: key columns that ingest does not drop."""
+        named = [c for c in self.columns if c.role == "key" or c.name == self.entity_key]
+        return [c.name for c in named if self.handling(c) != "drop"]
 
     def handling(self, column: Column) -> Handling:
         """What is done to `column` before anything is written."""

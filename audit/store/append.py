@@ -27,6 +27,8 @@ def append_decided(store: AuditStore, decide: Callable[[Connection], Sequence[Ev
     Two processes that decide at once decide one after the other: the second reads what the first wrote.
     Raises StoreUnavailable.
     """
+    from audit.store import tables  # noqa: F401  # takes a second, for which nobody should have to wait
+
     with store.writing() as connection:
         events = decide(connection)
         for event in events:

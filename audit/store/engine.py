@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from audit.errors import StoreUnavailable
+from audit.errors import StoreBusy, StoreUnavailable
 from audit.settings import Settings, settings
 
 HEAD = "0001"  # the newest migration; a test holds it against the migrations folder
@@ -142,15 +143,16 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except DBAPIError as failed:
-        raise _cannot(path, str(failed.orig)) from failed
+        busy = getattr(failed.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+        raise _cannot(path, str(failed.orig), StoreBusy if busy else StoreUnavailable) from failed
     except SQLAlchemyError as failed:
         raise _cannot(path, type(failed).__name__) from failed
     except OSError as failed:
         raise _cannot(path, failed.strerror or str(failed)) from failed
 
 
-def _cannot(path: Path, why: str) -> StoreUnavailable:
-    return StoreUnavailable(
+def _cannot(path: Path, why: str, kind: type[StoreUnavailable] = StoreUnavailable) -> StoreUnavailable:
+    return kind(
         f"{path} cannot be used ({why}).",
         hint="Set AUDIT_HOME to a folder that can be written, or AUDIT_DATABASE_URL.",
     )

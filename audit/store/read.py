@@ -170,6 +170,72 @@ def champion_now(connection: Connection, spec: str) -> "ModelVersion | None":
     return ModelVersion(name=spec, **deployed._mapping) if deployed else None
 
 
+_STEPS = (
+    "model.registered", "model.approval_requested", "model.approved", "model.promoted", "model.rejected",
+    "model.deployed", "model.retired",
+)  # fmt: skip
+_ASKED = ("model.approval_requested", "model.approved")  # of a person; they move nothing
+
+
+def steps_now(connection: Connection, subject: str) -> list[Recorded]:
+    """What became of one model version, step by step, under a lock that the caller may hold."""
+    rows = connection.execute(
+        text(
+            f"""{_EVENT} WHERE e.type IN (SELECT value FROM json_each(:types)) AND e.subject = :subject
+                 ORDER BY e.time, e.seq"""
+        ),
+        {"types": _json(_STEPS), "subject": subject},
+    )
+    return [_recorded(row) for row in rows]
+
+
+def awaiting_approval(store: AuditStore) -> list[Recorded]:
+    """The requests for approval that were not decided on yet, the oldest first."""
+    with store.reading() as connection:
+        rows = connection.execute(
+            text(
+                f"""{_EVENT} WHERE e.type = 'model.approval_requested' AND p.body IS NOT NULL AND NOT EXISTS (
+                      SELECT 1 FROM event later WHERE later.subject = e.subject
+                         AND later.type IN ('model.approved', 'model.rejected', 'model.deployed'))
+                     ORDER BY e.seq"""
+            )
+        )
+        return [_recorded(row) for row in rows]
+
+
+def alerts_now(
+    connection: Connection, spec: str | None, kind: str, about: str | None, *, since: str, held_since: str
+) -> list[Recorded]:
+    """What was found of one kind and what people were told of it, the oldest first, under a lock that the caller may
+    hold: messages and their fate since `since`, findings held back since `held_since`. Alerts of before 0.2, which
+    had no severity, are left out."""
+    rows = connection.execute(
+        text(
+            f"""{_EVENT} WHERE (e.type IN ('alert.raised', 'alert.sent', 'alert.failed') AND e.time >= :since
+                              OR e.type = 'alert.held' AND e.time >= :held_since)
+                   AND json_extract(p.body, '$.spec') IS :spec AND json_extract(p.body, '$.about') IS :about
+                   AND coalesce(json_extract(p.body, '$.of'), json_extract(p.body, '$.kind')) = :kind
+                   AND json_extract(p.body, '$.severity') IS NOT NULL ORDER BY e.seq"""
+        ),
+        {"spec": spec, "kind": kind, "about": about, "since": since, "held_since": held_since},
+    )
+    return [_recorded(row) for row in rows]
+
+
+def alert_topics(store: AuditStore, spec: str | None, since: str) -> list[tuple[str, str | None]]:
+    """(kind, about) of everything of `spec` that was found or told of since `since`."""
+    rows = _rows(
+        store,
+        """SELECT DISTINCT coalesce(json_extract(p.body, '$.of'), json_extract(p.body, '$.kind')) AS kind,
+                           json_extract(p.body, '$.about') AS about
+             FROM event e JOIN payload p ON p.event_seq = e.seq
+            WHERE e.type IN ('alert.raised', 'alert.held') AND e.time >= :since
+              AND json_extract(p.body, '$.spec') IS :spec ORDER BY 1, 2""",
+        {"spec": spec, "since": since},
+    )
+    return [(row["kind"], row["about"]) for row in rows]
+
+
 def first_payload(connection: Connection, type: str) -> dict[str, Any] | None:
     """Payload of the first event of a type."""
     body = connection.execute(
@@ -189,6 +255,13 @@ def guards_in_place(store: AuditStore) -> bool:
     with store.reading() as connection:
         found = connection.execute(text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")).scalars()
         return set(found) == set(GUARDS)
+
+
+def damage(store: AuditStore) -> str | None:
+    """What SQLite says of a page that is not as it should be; None where all are whole."""
+    with store.reading() as connection:
+        said = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+    return None if said == "ok" else str(said)
 
 
 def flow_runs(store: AuditStore, *, limit: int | None = None) -> list[dict[str, Any]]:
@@ -245,6 +318,17 @@ def task_run_counts(store: AuditStore, flow_run_ids: Collection[str]) -> dict[st
     return {row["flow_run_id"]: row["task_runs"] for row in counted}
 
 
+def flow_run_seconds(store: AuditStore, ids: Collection[str]) -> dict[str, float]:
+    """How long each of these flow runs took; those that have not ended are left out."""
+    ended = _rows(
+        store,
+        """SELECT id, duration_seconds FROM flow_run
+            WHERE id IN (SELECT value FROM json_each(:ids)) AND duration_seconds IS NOT NULL""",
+        {"ids": _json(ids)},
+    )
+    return {row["id"]: row["duration_seconds"] for row in ended}
+
+
 def task_runs(store: AuditStore, flow_run_id: str) -> list[dict[str, Any]]:
     """Task runs of one flow run, in the order in which they began."""
     return _rows(
@@ -291,6 +375,9 @@ class RegisteredModel:
     digest: str
     environment: str
     champion: bool  # the one that makes the spec's decisions
+    awaiting_approval: bool
+    approved: bool
+    approver: dict[str, Any] | None  # the person who decided on it
     registered_at: str
     reason: str  # of its last step
     evaluation: dict[str, Any] | None  # payload of the last model.evaluated
@@ -299,9 +386,8 @@ class RegisteredModel:
 
 def models(store: AuditStore) -> list[RegisteredModel]:
     """Every registered model version, the latest first."""
-    types = ("model.registered", "model.promoted", "model.deployed", "model.retired", "model.rejected")
     steps: dict[tuple[str, int], list[Recorded]] = {}
-    for step in events(store, types=types, newest_first=False):
+    for step in events(store, types=_STEPS, newest_first=False):
         if step.payload:
             steps.setdefault((step.payload["spec"], step.payload["version"]), []).append(step)
     judged, trained = list(_told(store, "model.evaluated")), list(_told(store, "model.trained"))
@@ -312,8 +398,11 @@ def models(store: AuditStore) -> list[RegisteredModel]:
             version=version,
             address=taken[0].payload["model"]["address"],
             digest=taken[0].payload["model"]["digest"],
-            environment=taken[-1].payload["environment"],
+            environment=next(step.payload["environment"] for step in reversed(taken) if step.type not in _ASKED),
             champion=(best := champions[spec]) is not None and best.version == version,
+            awaiting_approval=taken[-1].type == "model.approval_requested",
+            approved=any(step.type == "model.approved" for step in taken),
+            approver=next((step.payload["approver"] for step in taken if step.payload.get("approver")), None),
             registered_at=taken[0].time,
             reason=taken[-1].payload["reason"],
             evaluation=_before(taken[0], judged),
@@ -342,6 +431,26 @@ def datasets(store: AuditStore, *, limit: int | None = None) -> list[dict[str, A
                   count(*) AS times, min(event_id) AS event_id, max(event_seq) AS seq
              FROM dataset_version GROUP BY name, version, digest ORDER BY seq DESC LIMIT :limit""",
         {"limit": _all(limit)},
+    )
+
+
+def reports(
+    store: AuditStore, types: Sequence[str], *, address: str | None = None, limit: int | None = None
+) -> list[dict[str, Any]]:
+    """Pages for people that events of these types name, each once, the latest first; `run` is the flow run's name."""
+    return _rows(
+        store,
+        """SELECT e.id AS event_id, e.type, e.time, max(e.seq) AS seq,
+                  json_extract(p.body, '$.spec') AS spec, json_extract(p.body, '$.report.of') AS name,
+                  json_extract(p.body, '$.report.address') AS address,
+                  (SELECT json_extract(b.body, '$.run_name') FROM event f JOIN payload b ON b.event_seq = f.seq
+                    WHERE f.flow_run_id = e.flow_run_id AND f.type GLOB 'flow_run.*' ORDER BY f.seq LIMIT 1) AS run
+             FROM event e JOIN payload p ON p.event_seq = e.seq
+            WHERE e.type IN (SELECT value FROM json_each(:types))
+              AND json_extract(p.body, '$.report.address') IS NOT NULL
+              AND (:address IS NULL OR json_extract(p.body, '$.report.address') = :address)
+            GROUP BY address ORDER BY seq DESC LIMIT :limit""",
+        {"types": _json(types), "address": address, "limit": _all(limit)},
     )
 
 

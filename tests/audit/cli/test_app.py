@@ -14,10 +14,10 @@ from tests.audit.cli.conftest import Audit, Day
 
 HEAVY = ("prefect", "sqlmodel", "polars", "pandas", "sklearn", "alembic", "great_expectations", "evidently")
 COMMANDS = (
-    [], ["init"], ["status"], ["runs"], ["run"], ["events"], ["tail"], ["models"], ["datasets"],
+    [], ["init"], ["status"], ["runs"], ["run"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
     ["spec"], ["spec", "check"],
 )  # fmt: skip
-READERS = (["status"], ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"])
+READERS = (["status"], ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"])
 
 
 def imported_by(*words: str) -> set[str]:

@@ -67,6 +67,7 @@ def test_a_good_spec_knows_its_sections_and_reads_on_as_a_word() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
+        ("on: [drift]", "to: ['json://s3cr3t@x']", "trips.yaml:24: alerts.to.1: a target goes by name, never"),
         ("title: Trips", "titel: Trips", "trips.yaml:2: 'titel' is no key that a spec knows. Did you mean 'title'?"),
         ("title: Trips that take too long\n", "", "trips.yaml:1: title is missing."),
         (
