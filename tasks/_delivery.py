@@ -1,0 +1,245 @@
+"""Bring one message to its targets: any address that apprise knows, or a Prefect notification block by name.
+
+An address holds secrets: it is named by scheme, and by host where the service's addresses have one, in no other form,
+in no log, event or exception. What a target, a plugin or a block says of a failure is read for its status, no more.
+"""
+
+import asyncio
+import inspect
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from audit.settings import settings
+
+if TYPE_CHECKING:
+    from apprise import NotifyBase
+    from prefect.blocks.abstract import NotificationBlock
+
+Gravity = Literal["info", "success", "warning", "failure"]  # apprise's words: colours and pictures hang on them
+
+RETRY_DELAYS_SECONDS = (1.0, 4.0)  # in all, what a run waits for a target that is away
+BUSY_SECONDS = 10.0  # and for one that has too much to do: apprise does not hand on what its Retry-After asks for
+TOO_MANY = 429
+TALKATIVE = ("apprise", "urllib3.connectionpool", "httpx")  # loggers that quote addresses, the latter whole
+DEFAULT = "default"
+
+
+class Message(NamedTuple):
+    """What people read, and how grave it is."""
+
+    title: str
+    body: str
+    gravity: Gravity
+
+
+class Failure(NamedTuple):
+    """Why a message did not arrive, and whether it may if it is tried again."""
+
+    why: str
+    again: bool = False
+    wait_seconds: float = 0.0
+
+
+class Delivery(NamedTuple):
+    """What came of a message at one target."""
+
+    to: str  # the target's name in the spec
+    target: str  # what may be shown of its address
+    attempts: int
+    error: str | None
+
+
+class Target(NamedTuple):
+    """Where a message goes. `send` says why it did not arrive; None if it did."""
+
+    to: str
+    shown: str
+    send: Callable[[Message], Failure | None]
+
+
+def known(to: Sequence[str]) -> list[str]:
+    """The targets that a message has to reach: all of `to`, but for the default where no address is set for it."""
+    return [name for name in dict.fromkeys(to) if name != DEFAULT or settings().alert_url]
+
+
+def import_ahead() -> None:
+    """apprise and its plugins, which it looks through for the first address that it is given."""
+    _plugin("json://localhost")
+
+
+def deliver(message: Message, to: Sequence[str]) -> list[Delivery]:
+    """Try every target, all at once, so that a mail server that is away does not hold up the pager."""
+    with ThreadPoolExecutor(max_workers=max(len(to), 1), thread_name_prefix="alert") as threads:
+        tried = [threads.submit(copy_context().run, _deliver, message, name) for name in to]
+        return [each.result() for each in tried]
+
+
+def target_shown(url: str) -> str:
+    """The address without its secrets: `json://example.org`, or `slack://…` where the host would be a token."""
+    plugin = _plugin(url)
+    return _shown(plugin) if plugin else "an unknown address"
+
+
+def _deliver(message: Message, to: str) -> Delivery:
+    shown, attempts = to, 0
+    try:
+        target = _target(to)
+        shown, failure = target.shown, target.send(message)
+        attempts = 1
+        for delay in RETRY_DELAYS_SECONDS:
+            if failure is None or not failure.again:
+                break
+            time.sleep(max(delay, failure.wait_seconds))
+            attempts, failure = attempts + 1, target.send(message)
+    except _NoTarget as none:
+        failure = Failure(str(none))
+    except Exception as error:  # of a plugin or a block, which may be anybody's: its text may hold the address
+        failure = Failure(f"it raised {type(error).__qualname__}")
+    return Delivery(to, shown, attempts, failure.why if failure else None)
+
+
+class _NoTarget(Exception):
+    """A name that stands for nothing that a message could be sent to."""
+
+
+def _target(to: str) -> Target:
+    """The target that a spec calls `to`. Raises _NoTarget."""
+    if "/" in to:
+        block = _block(to)
+        return Target(to, f"block {to}", lambda message: _through_block(block, message))
+    variable = "AUDIT_ALERT_URL" if to == DEFAULT else f"AUDIT_ALERT_URL_{to.upper().replace('-', '_')}"
+    url = settings().alert_url if to == DEFAULT else dict(settings().alert_urls).get(to.lower().replace("-", "_"))
+    if url is None:
+        raise _NoTarget(f"{variable} is not set")
+    plugin = _plugin(url)
+    if plugin is None:
+        raise _NoTarget(f"apprise does not know the address in {variable}")
+    return Target(to, _shown(plugin), lambda message: _through_apprise(plugin, message))
+
+
+def _plugin(url: str) -> "NotifyBase | None":
+    import apprise
+
+    with _unheard():
+        plugin = apprise.Apprise.instantiate(url, suppress_exceptions=True)
+    return plugin if isinstance(plugin, apprise.NotifyBase) else None
+
+
+def _through_apprise(plugin: "NotifyBase", message: Message) -> Failure | None:
+    from apprise import Apprise, NotifyFormat, NotifyType
+
+    to = Apprise(servers=[plugin])  # which also turns plain text into what the plugin writes: mail is HTML
+    kind, form = NotifyType(message.gravity), NotifyFormat.TEXT
+    with _unheard() as said:
+        if to.notify(body=message.body, title=message.title, notify_type=kind, body_format=form):
+            return None
+    return _failure("\n".join(said))
+
+
+def _block(slug: str) -> "NotificationBlock":
+    """The block that Prefect's server keeps under `type/name`. Raises _NoTarget."""
+    import httpx
+    import prefect.blocks.notifications  # noqa: F401  # a block's type is known once its module is
+    from prefect.blocks.abstract import NotificationBlock
+    from prefect.blocks.core import Block
+
+    try:
+        with _unheard():
+            block = Block.load(slug, _sync=True)  # type: ignore[call-arg]  # async_dispatch takes it away
+    except ValueError as missing:  # also pydantic's: neither text is shown, they may quote what the block holds
+        raise _NoTarget(_why_not_loaded(missing)) from None
+    except KeyError:  # of a webhook whose template asks for what neither it nor its secrets have
+        raise _NoTarget("its template cannot be used") from None
+    except httpx.HTTPError:
+        raise _NoTarget("Prefect's server did not hand it out") from None
+    if not isinstance(block, NotificationBlock):
+        raise _NoTarget("it is no notification block")
+    return block
+
+
+def _why_not_loaded(error: ValueError) -> str:
+    return "there is no such block" if "Unable to find" in str(error) else "the block cannot be used"
+
+
+def _through_block(block: "NotificationBlock", message: Message) -> Failure | None:
+    import httpx
+    from prefect.blocks.abstract import NotificationError
+    from prefect.blocks.notifications import AbstractAppriseNotificationBlock
+
+    if isinstance(block, AbstractAppriseNotificationBlock):
+        block.notify_type = message.gravity  # else every message of ours would go by the block's one colour
+    try:
+        with _unheard() as said, block.raise_on_failure():
+            sending = block.notify(message.body, message.title)
+            if inspect.iscoroutine(sending):  # inside an async flow: this is a thread of its own, without a loop
+                asyncio.run(sending)
+    except NotificationError as refused:
+        return _failure("\n".join([*said, refused.log]))
+    except httpx.HTTPStatusError as refused:
+        return _answered(refused.response.status_code)
+    except httpx.TransportError:
+        return Failure("no answer", again=True)
+    return None
+
+
+def _failure(said: str) -> Failure:
+    """What apprise said of a failure, in our words: a status, silence, or a message that it could not make."""
+    if status := re.search(r"error=(\d{3})\b", said):
+        return _answered(int(status[1]))
+    if re.search(r"(?i)connection error|timed? ?out", said):
+        return Failure("no answer", again=True)
+    if re.search(r"(?i)sending email", said):
+        return Failure("the mail server refused it", again=True)
+    if re.search(r"(?i)template", said):
+        return Failure("its template cannot be used")
+    return Failure("apprise could not send it", again=True)
+
+
+def _answered(status: int) -> Failure:
+    wait = BUSY_SECONDS if status == TOO_MANY else 0.0
+    return Failure(f"it answered {status}", again=status >= 500 or status in (408, TOO_MANY), wait_seconds=wait)
+
+
+@contextmanager
+def _unheard() -> Iterator[list[str]]:
+    """What apprise says meanwhile in this thread. It and what it sends through may quote the address: no log gets it,
+    whatever its level and handlers."""
+    said: list[str] = []
+    here = threading.get_ident()
+
+    def keep(line: logging.LogRecord) -> bool:
+        if line.thread == here and line.name == "apprise":
+            said.append(line.getMessage())
+        return line.thread != here and line.name != "apprise"
+
+    loggers = [logging.getLogger(name) for name in TALKATIVE]
+    for logger in loggers:
+        logger.addFilter(keep)
+    try:
+        yield said
+    finally:
+        for logger in loggers:
+            logger.removeFilter(keep)
+
+
+def _shown(plugin: "NotifyBase") -> str:
+    has_host = all("{host}" in template for template in plugin.templates)
+    return f"{_scheme(plugin)}://{plugin.host if has_host else '…'}"
+
+
+def _scheme(plugin: "NotifyBase") -> str:
+    """Its first name, as the plugin's class has it: one plugin puts a number in its place."""
+    kinds: tuple[object, ...] = (type(plugin).protocol, type(plugin).secure_protocol)
+    for named in reversed(kinds) if plugin.secure else kinds:
+        if isinstance(named, str) and named:
+            return named
+        if isinstance(named, Sequence) and named:
+            return str(named[0])
+    return type(plugin).__name__.removeprefix("Notify").lower()

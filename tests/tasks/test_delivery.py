@@ -1,0 +1,234 @@
+"""A message reaches people where they are, in the shape that the service documents; or it is known why it did not."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from email import message_from_bytes, policy
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from audit.settings import settings
+from tasks import _delivery as delivery
+from tasks._delivery import Message, deliver, known, target_shown
+from tests import receivers
+from tests.receivers import SILENCE, Internet, internet, mail_server, webhook
+
+SECRET = "s3cr3t-t0ken"
+MESSAGE = Message("⚠ Drift in flights, August 2013", "dep_time 0.31 (0.12)\nwarning · event 0199", "warning")
+HOSTS = {
+    "hooks.slack.com": receivers.slack,
+    "prod-01.westus.logic.azure.com": receivers.teams,
+    "events.pagerduty.com": receivers.pagerduty,
+}
+URLS = {
+    "slack": "slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ",
+    "teams": f"workflows://prod-01.westus.logic.azure.com:443/{'a' * 32}/{SECRET}",
+    "pagerduty": f"pagerduty://{'k' * 32}@{SECRET}",
+}
+
+
+@pytest.fixture(autouse=True)
+def at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "RETRY_DELAYS_SECONDS", (0.0, 0.0))
+
+
+@pytest.fixture
+def point(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets AUDIT_ALERT_URL and others like it."""
+
+    def at(default: str | None = None, **others: str) -> None:
+        if default:
+            monkeypatch.setenv("AUDIT_ALERT_URL", default)
+        for name, url in others.items():
+            monkeypatch.setenv(f"AUDIT_ALERT_URL_{name}", url)
+        settings.cache_clear()
+
+    return at
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Internet]:
+    with internet(tmp_path, HOSTS) as there:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{there.port}")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(there.authority))
+        for name in ("NO_PROXY", "no_proxy", "https_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        yield there
+
+
+@pytest.mark.parametrize("service", URLS)
+def test_a_message_has_the_shape_that_the_service_documents(
+    service: str, outside: Internet, point: Callable[..., None]
+) -> None:
+    point(URLS[service])
+
+    (came,) = deliver(MESSAGE, ["default"])
+
+    assert (came.error, came.attempts) == (None, 1)
+    (posted,) = outside.posted
+    assert "Drift in flights, August 2013" in str(posted.body) and "dep_time 0.31" in str(posted.body)
+
+
+def test_pagerduty_is_told_how_grave_it_is(outside: Internet, point: Callable[..., None]) -> None:
+    point(URLS["pagerduty"])
+
+    for gravity in ("warning", "failure"):
+        deliver(MESSAGE._replace(gravity=gravity), ["default"])
+
+    assert [posted.body["payload"]["severity"] for posted in outside.posted] == ["warning", "critical"]
+
+
+def test_a_service_that_refuses_the_shape_is_no_delivery(outside: Internet, point: Callable[..., None]) -> None:
+    point(URLS["pagerduty"])
+
+    (came,) = deliver(MESSAGE._replace(body="x" * 2_000), ["default"])
+
+    assert (came.error, came.attempts) == ("it answered 400", 1)
+
+
+def test_mail_arrives_with_the_title_as_its_subject(point: Callable[..., None]) -> None:
+    with mail_server() as (server, port):
+        point(f"mailto://127.0.0.1:{port}?from=audit@example.org&to=oncall@example.org")
+
+        (came,) = deliver(MESSAGE, ["default"])
+
+    assert (came.error, came.target) == (None, "mailto://127.0.0.1")
+    (mail,) = server.received
+    assert mail.rcpt_tos == ["oncall@example.org"]
+    read = message_from_bytes(mail.original_content, policy=policy.default)  # type: ignore[arg-type]
+    assert read["Subject"] == MESSAGE.title
+    as_html, as_text = (read.get_body((kind,)).get_content() for kind in ("html", "plain"))  # type: ignore[union-attr]
+    assert as_text.splitlines()[:2] == MESSAGE.body.splitlines()
+    assert "<br/>warning" in as_html
+
+
+@pytest.mark.parametrize("refusal", ["550 no such person", "451 try again later"])
+def test_a_mail_server_that_refuses_is_a_failure_to_deliver(
+    refusal: str, point: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "RETRY_DELAYS_SECONDS", ())  # apprise itself lets 5 s pass between two mails
+    with mail_server(refusal) as (_, port):
+        point(f"mailto://127.0.0.1:{port}?from=audit@example.org&to=oncall@example.org")
+
+        (came,) = deliver(MESSAGE, ["default"])
+
+    assert came.error == "the mail server refused it"
+
+
+@pytest.mark.parametrize(
+    ("answers", "attempts", "error"),
+    [
+        ([200], 1, None),
+        ([500, 503, 200], 3, None),
+        ([500], 3, "it answered 500"),
+        ([429, 200], 2, None),
+        ([404], 1, "it answered 404"),
+    ],
+    ids=["taken", "back again", "broken", "busy", "gone"],
+)
+def test_it_is_tried_again_where_that_may_help(
+    answers: list[int],
+    attempts: int,
+    error: str | None,
+    point: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(delivery, "BUSY_SECONDS", 0.0)
+    with webhook(*answers) as receiver:
+        point(receiver.url())
+
+        (came,) = deliver(MESSAGE, ["default"])
+
+    assert (came.attempts, came.error, len(receiver.received)) == (attempts, error, attempts)
+
+
+def test_a_receiver_that_is_busy_is_given_time(point: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "BUSY_SECONDS", 0.5)
+    with webhook(429, 200, headers={"Retry-After": "1"}) as receiver:
+        point(receiver.url())
+        deliver(MESSAGE, ["default"])
+
+    first, second = receiver.arrived_at
+    assert second - first >= 0.5
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["silent", "not there"])
+def test_a_receiver_without_an_answer_is_given_up(silent: bool, point: Callable[..., None]) -> None:
+    with webhook(SILENCE) as receiver:
+        point(f"json://127.0.0.1:{receiver.port if silent else 1}/?rto=0.2&cto=0.2")
+
+        (came,) = deliver(MESSAGE, ["default"])
+
+    assert (came.error, came.attempts) == ("no answer", 3)
+
+
+def test_every_target_has_its_own_outcome_and_none_waits_for_another(
+    point: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "RETRY_DELAYS_SECONDS", (1.0,))
+    with webhook() as good, webhook(500) as broken:
+        point(broken.url(), ONCALL=good.url())
+
+        began = time.monotonic()
+        came = deliver(MESSAGE, ["default", "oncall", "nobody"])
+
+    assert [(each.to, each.error) for each in came] == [
+        ("default", "it answered 500"), ("oncall", None), ("nobody", "AUDIT_ALERT_URL_NOBODY is not set"),
+    ]  # fmt: skip
+    assert good.arrived_at[0] - began < 1.0
+
+
+def test_a_default_that_is_not_set_is_nobody_to_be_told(point: Callable[..., None]) -> None:
+    point()
+    assert known(["default", "oncall"]) == ["oncall"]
+
+
+def test_a_template_that_cannot_be_used_is_a_failure_to_deliver(
+    outside: Internet, point: Callable[..., None], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "card.json").write_text(f'{{"broken": "{SECRET}"')
+    point(f"{URLS['teams']}?template={tmp_path / 'card.json'}")
+
+    (came,) = deliver(MESSAGE, ["default"])
+
+    assert (came.error, outside.posted) == ("its template cannot be used", [])
+    assert SECRET not in caplog.text
+
+
+def test_a_block_without_a_prefect_server_is_a_failure_to_deliver(point: Callable[..., None]) -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}):
+        (came,) = deliver(MESSAGE, ["slack-webhook/oncall"])
+
+    assert came.error == "Prefect's server did not hand it out"
+
+
+@pytest.mark.parametrize("url", [f"nonsense://{SECRET}", f"slack://{SECRET}", f"http//{SECRET}", SECRET])
+def test_an_address_that_is_none_is_a_failure_to_deliver(
+    url: str, point: Callable[..., None], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    point(url)
+    with caplog.at_level(logging.DEBUG):
+        (came,) = deliver(MESSAGE, ["default"])
+
+    assert came.error == "apprise does not know the address in AUDIT_ALERT_URL"
+    assert SECRET not in str(came) + caplog.text + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"jsons://{SECRET}@example.org:8443/{SECRET}?token={SECRET}", "jsons://example.org"),
+        (f"mailto://user:{SECRET}@example.org", "mailto://example.org"),
+        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#alerts", "slack://…"),
+        ("tgram://123456789:abcdefg_hijklmnop/12315544/", "tgram://…"),
+        (f"gotify://example.org/{SECRET}", "gotify://example.org"),
+        (f"kodi://user:{SECRET}@example.org", "kodi://example.org"),
+        (f"xbmcs://user:{SECRET}@example.org", "kodis://example.org"),
+        (URLS["pagerduty"], "pagerduty://…"),
+    ],
+    ids=["webhook", "mail", "slack", "telegram", "gotify", "kodi", "xbmc", "pagerduty"],
+)
+def test_a_target_is_named_by_scheme_and_by_host_only_where_that_is_a_host(url: str, shown: str) -> None:
+    assert target_shown(url) == shown
