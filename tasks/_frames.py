@@ -1,14 +1,15 @@
 """What stages share: from references to frames, from frames to what scikit-learn takes, and on to the record."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from audit.artifacts import datasets
+from audit.artifacts import datasets, reports
 from audit.errors import BadData, SpecError
 from audit.events.payloads import DatasetFacts, Gate, Metric, Named, Source, Used
 from audit.events.references import DatasetVersion, ModelVersion, Report, Window
+from audit.recording.registry import Candidate
 from audit.spec.load import where
 from audit.spec.model import Dtype, Spec
 
@@ -43,10 +44,24 @@ class Evaluation(BaseModel):
         """The gates that did not hold, each in words."""
         return [in_words(gate) for gate in self.gates if not gate.held]
 
+    def gates_held(self) -> str:
+        """`3 of 4 gates held`."""
+        return f"{sum(gate.held for gate in self.gates)} of {len(self.gates)} gates held"
+
     def against_champion(self) -> str:
         """`AUC +0.011 [+0.004, +0.018]`, or empty where there was nothing to compare."""
         gain = next((metric for metric in self.difference if metric.name == "auc"), None)
         return f"AUC {with_interval(gain, signed=True)}" if gain else ""
+
+
+def candidate(model: ModelVersion, evaluation: Evaluation, cause: str | None = None) -> Candidate:
+    """What an evaluation says for and against a registered model: its gates, or that it is of something else."""
+    against = evaluation.champion.version if evaluation.champion else None
+    compared = f"against v{against}: {evaluation.against_champion()}" if against else "the first champion"
+    failed = evaluation.failed()
+    if evaluation.model.address != model.address:
+        failed = [f"the evaluation is of another model than v{model.version}"]
+    return Candidate(model, against, f"{evaluation.gates_held()}; {compared}", tuple(failed), cause)
 
 
 def in_words(gate: Gate) -> str:
@@ -197,15 +212,41 @@ def leave_table(
 
 
 def leave_link(key: str, report: Report) -> None:
-    """Leave a link to a report's file beside the task run in Prefect's UI; none where the root is remote."""
+    """Leave a link to a report beside the task run in Prefect's UI; none where nobody could open it."""
+    if address := reports.link(report):
+        leave_link_to(key, address, report.name)
+
+
+def leave_link_to(key: str, address: str, text: str) -> None:
+    """Leave a link to any page of ours; likewise."""
     from prefect.artifacts import create_link_artifact
     from prefect.context import TaskRunContext
 
-    from audit.artifacts import blobs
+    if TaskRunContext.get():
+        create_link_artifact(address, key=key.replace("_", "-"), link_text=text)
 
-    path = blobs.local_path(report.address)
-    if path and TaskRunContext.get():
-        create_link_artifact(path.as_uri(), key=key.replace("_", "-"), link_text=report.name)
+
+def links(pages: Mapping[str, str | None]) -> str:
+    """`[text](address) · [text](address)`, of those pages that can be opened."""
+    return " · ".join(f"[{text}]({address})" for text, address in pages.items() if address)
+
+
+def as_markdown(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows with the same names as a table of markdown; nothing where there is no row."""
+    cells = ([str("" if value is None else value) for value in row.values()] for row in rows)
+    return markdown_table(list(rows[0]), cells) if rows else ""
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of markdown; what a cell holds cannot end it."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def bar(ratio: float, width: int = 20) -> str:
+    """`ratio` as a text bar of `width` cells, half of it up to 1; a ratio of 2 or more fills it."""
+    filled = min(width, max(0, round(ratio * width / 2)))
+    return "█" * filled + "░" * (width - filled)
 
 
 def subject(reference: DatasetVersion | ModelVersion) -> str:

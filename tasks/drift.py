@@ -9,7 +9,7 @@ reach theirs. It does not see columns that change only together, nor a share of 
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,6 +21,8 @@ from audit.events.references import DatasetVersion, ModelVersion, Report, Window
 from audit.spec.load import SCORE
 from audit.spec.model import Spec
 from tasks import _frames as frames
+from tasks import _workspace as workspace
+from tasks._frames import bar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,8 +103,12 @@ def compare(
     *,
     reference_scores: "Scores | None" = None,
     current_scores: "Scores | None" = None,
+    model: ModelVersion | None = None,
+    window: Window | None = None,
 ) -> Comparison:
     """Every watched column of `current` against `reference`, measured by one Evidently report.
+
+    `model` and `window` are what the report says it is about.
 
     Raises BadData if either side has too few rows or a column cannot be compared by its type.
     """
@@ -115,7 +121,7 @@ def compare(
     measured = {n: limits[n] for n in limits if n not in reasons and n not in one_sided}
     if not measured:
         raise BadData(f"{spec.name}: no watched column can be compared.", hint="Add columns to drift.watch.")
-    snapshot = _report(before, now, measured, spec)
+    snapshot = _report(before, now, measured, spec, _about(spec, model, window))
     scores = _scores_of(snapshot) | dict.fromkeys(one_sided, EMPTY)
     found = [_verdict(name, scores[name], limits[name], spec, one_sided=name in one_sided) for name in scores]
     return Comparison(
@@ -183,13 +189,7 @@ def table(columns: tuple[ColumnDrift, ...]) -> list[dict[str, str]]:
     ]
 
 
-def bar(ratio: float, width: int = 20) -> str:
-    """`ratio` as a text bar of `width` cells, half of it up to 1; a ratio of 2 or more fills it."""
-    filled = min(width, max(0, round(ratio * width / 2)))
-    return "█" * filled + "░" * (width - filled)
-
-
-@task(task_run_name="check drift {spec.name}")
+@task(task_run_name="check drift {spec.name} {window}")
 def check_drift(
     reference: DatasetVersion,
     current: DatasetVersion,
@@ -206,6 +206,8 @@ def check_drift(
         spec,
         reference_scores=frames.scores(pipeline, frames.without_infinity(before), spec) if pipeline else None,
         current_scores=frames.scores(pipeline, frames.without_infinity(now), spec) if pipeline and now.height else None,
+        model=model,
+        window=window,
     )
     name = f"{spec.name} drift {window or current.version}"
     report = reports.put(found.snapshot.get_html_str(as_iframe=False).encode(), name)
@@ -230,6 +232,7 @@ def check_drift(
         rule=rule(spec),
         detected=found.share >= spec.drift.share,
     )
+    workspace.add(found.snapshot, facts, spec)  # before anybody is told, for then people wait for a message
     event = record("drift.checked", facts, subject=frames.subject(current))
     if facts.detected:
         event = record("drift.detected", facts, subject=frames.subject(current))
@@ -244,21 +247,27 @@ def check_drift(
     )
 
 
-def page(facts: DriftFacts, address: str) -> str:
+def page(facts: DriftFacts, links: str = "") -> str:
     """The verdict as a page of markdown."""
     left_out = "".join(f"\n- {column.name} left out: {column.value}" for column in facts.left_out)
+    by = f", by the model v{facts.model.version}" if facts.model else ""
     return (
         f"**{'Drift' if facts.detected else 'No drift'}**: {facts.drifted} of {facts.watched} watched columns, "
-        f"{facts.window or facts.current.of} against {facts.reference.of} version {facts.reference.version}\n\n"
-        f"The rule: {facts.rule}.\n{left_out}\n\nEvidently's report: {address}\n"
+        f"{facts.window or facts.current.of} against {facts.reference.of} version {facts.reference.version}{by}\n\n"
+        f"{frames.as_markdown(table(tuple(facts.columns)))}\n\n"
+        f"The rule: {facts.rule}.\n{left_out}\n\n{links}\n"
     )
 
 
 def _leave_for_people(facts: DriftFacts, report: Report) -> None:
     key = f"{facts.spec}-drift"
+    months = workspace.link(facts)
+    links = frames.links({"Evidently's report": reports.link(report), "month by month": months})
     frames.leave_table(key, table(tuple(facts.columns)), description=facts.rule)
-    frames.leave_markdown(f"{key}-summary", page(facts, f"`{report.address}`"))
+    frames.leave_markdown(f"{key}-summary", page(facts, links))
     frames.leave_link(f"{key}-report", report)
+    if months:
+        frames.leave_link_to(f"{key}-months", months, f"{facts.spec} in Evidently, month by month")
 
 
 def _check_rows(reference: "pl.DataFrame", current: "pl.DataFrame", spec: Spec) -> None:
@@ -360,7 +369,21 @@ def _empty(rows: "pl.DataFrame", name: str) -> bool:
     return rows[name].null_count() == rows.height
 
 
-def _report(reference: "pl.DataFrame", current: "pl.DataFrame", limits: dict[str, Threshold], spec: Spec) -> "Snapshot":
+def _about(spec: Spec, model: ModelVersion | None, window: Window | None) -> dict[str, Any]:
+    """How Evidently's UI lists the report, and where it stands in its charts."""
+    said = {"window": str(window) if window else None, "model": f"v{model.version}" if model else None}
+    known = {name: value for name, value in said.items() if value}
+    return {
+        "name": " ".join((spec.name, *known.values())),
+        "timestamp": workspace.at(window),
+        "metadata": known,
+        "tags": [spec.name, *known.values()],
+    }
+
+
+def _report(
+    reference: "pl.DataFrame", current: "pl.DataFrame", limits: dict[str, Threshold], spec: Spec, about: dict[str, Any]
+) -> "Snapshot":
     import numpy as np
     from evidently import DataDefinition, Dataset, Report
     from evidently.presets import DataDriftPreset
@@ -386,7 +409,7 @@ def _report(reference: "pl.DataFrame", current: "pl.DataFrame", limits: dict[str
         for rows in (current, reference)
     )
     with np.errstate(divide="ignore", invalid="ignore"):  # its pictures correlate constant columns too
-        return Report([preset], include_tests=True).run(now, before)
+        return Report([preset], include_tests=True).run(now, before, **about)
 
 
 def _scores_of(snapshot: "Snapshot") -> dict[str, float]:

@@ -1,13 +1,11 @@
 """Judge a model on held-out rows: figures with intervals, calibration, slices, gates, and against the champion.
 
-Intervals are the 2.5th and 97.5th percentile of a bootstrap over rows. Every model is judged on the same rows and the
-same resamples, so that the difference has an interval of its own. The champion may have been trained on
-some of the test rows if they are older than its own training data; that favours it.
+Every model is judged on the same rows and the same resamples, so that the difference has an interval of its own. The
+champion may have been trained on some of the test rows if they are older than its own training data; that favours it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from audit import record, task
@@ -19,6 +17,7 @@ from audit.privacy import redact
 from audit.spec.model import Gates, Spec
 from tasks import _frames as frames
 from tasks._frames import Evaluation, in_words, with_interval
+from tasks._judging import BINS, RESAMPLES, SEED, Judged, figures, judge, with_intervals
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,107 +25,9 @@ if TYPE_CHECKING:
 
     Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
     Flags = np.ndarray[tuple[int], np.dtype[np.int8]]
-    Integers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
-RESAMPLES = 200
-SEED = 0
-BINS = 10  # of equal width, for the calibration error
 SLICE_ROWS = 100  # a slice with fewer rows, or with one class only, has no AUC worth a gate
 SLICE_VALUES = 20  # of one column, the most frequent first
-TINY = 1e-15  # a certain and wrong score costs 34.5 nats, not infinitely many
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """Scores beside outcomes, sorted once, so that each resample costs a few passes over the rows."""
-
-    target: "Floats"
-    score: "Floats"
-    order: "Integers"  # rows by falling score
-    ends: "Integers"  # in that order, the last row of each run of equal scores
-    bins: "Integers"
-    measures: "np.ndarray[tuple[int, int], np.dtype[np.float64]]"  # what is summed over rows, one measure a line
-
-
-def judge(target: "Flags", score: "Floats", threshold: float) -> Judged:
-    """Scores made ready for `figures`."""
-    import numpy as np
-
-    truth = target.astype(np.float64)
-    decided = (score >= threshold).astype(np.float64)
-    safe = np.clip(score, TINY, 1 - TINY)
-    log_loss = -np.where(target == 1, np.log(safe), np.log1p(-safe))
-    order = np.argsort(-score, kind="stable")
-    return Judged(
-        target=truth,
-        score=score,
-        order=order,
-        ends=np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1),
-        bins=np.minimum((score * BINS).astype(np.int64), BINS - 1),
-        measures=np.stack([log_loss, (score - truth) ** 2, decided == truth, decided * truth, decided]),
-    )
-
-
-def figures(judged: Judged, counts: "Floats") -> dict[str, float]:
-    """Every figure where row i stands `counts[i]` times; with ones, the figures of the rows as they are.
-
-    auc and average precision treat equal scores as scikit-learn does; precision is 0 where nothing was decided
-    positive. Without one of the classes there is no auc: NaN.
-    """
-    import numpy as np
-
-    ordered = counts[judged.order]
-    hits = np.zeros(len(judged.ends) + 1)
-    drawn = np.zeros(len(judged.ends) + 1)
-    hits[1:] = np.cumsum(ordered * judged.target[judged.order])[judged.ends]
-    drawn[1:] = np.cumsum(ordered)[judged.ends]
-    misses = drawn - hits
-    rows, positives, negatives = drawn[-1], hits[-1], misses[-1]
-    steps = hits[1:] - hits[:-1]
-    area = ((misses[1:] - misses[:-1]) * (hits[1:] + hits[:-1])).sum() / 2
-    # einsum, for BLAS would start threads for these short sums, which costs a hundred times the work.
-    log_loss, brier, right, caught, decided = np.einsum("mi,i->m", judged.measures, counts)
-    gaps = np.bincount(judged.bins, counts * (judged.target - judged.score), minlength=BINS)
-    return {
-        "auc": float(area / (positives * negatives)) if positives and negatives else math.nan,
-        "average_precision": float((steps * hits[1:] / np.maximum(drawn[1:], 1)).sum() / max(positives, 1)),
-        "log_loss": float(log_loss / rows),
-        "brier": float(brier / rows),
-        "accuracy": float(right / rows),
-        "precision": float(caught / decided) if decided else 0.0,
-        "recall": float(caught / positives) if positives else 0.0,
-        "calibration_error": float(np.abs(gaps).sum() / rows),
-    }
-
-
-def resamples(rows: int, number: int = RESAMPLES, seed: int = SEED) -> "Iterator[Floats]":
-    """How often each row was drawn, `number` times over; the same seed, the same draws."""
-    import numpy as np
-
-    drawn = np.random.default_rng(seed)
-    for _ in range(number):
-        yield np.bincount(drawn.integers(0, rows, rows), minlength=rows).astype(np.float64)
-
-
-def with_intervals(judged: Sequence[Judged]) -> list[list[Metric]]:
-    """Figures of each model; where there are two, a third list has the first minus the second, row for row."""
-    import numpy as np
-
-    rows = len(judged[0].target)
-    point = [figures(one, np.ones(rows)) for one in judged]
-    drawn = [[figures(one, counts) for one in judged] for counts in resamples(rows)]
-    names = list(point[0])
-    values = np.array([[[row[name] for name in names] for row in draw] for draw in [point, *drawn]])
-    if len(judged) == 2:
-        values = np.concatenate([values, values[:, :1] - values[:, 1:]], axis=1)
-    low, high = np.nanpercentile(values[1:], [2.5, 97.5], axis=0)
-    return [
-        [
-            Metric(name=name, value=values[0, m, n], low=low[m, n], high=high[m, n], rows=rows)
-            for n, name in enumerate(names)
-        ]
-        for m in range(values.shape[1])
-    ]
 
 
 def slices(frame: "pl.DataFrame", target: "Flags", score: "Floats", spec: Spec) -> list[Metric]:
@@ -182,7 +83,7 @@ def gates(
     return [gate for gate in judged if gate]
 
 
-@task(task_run_name="evaluate {spec.name}")
+@task(task_run_name="evaluate {spec.name} on {test.name} {test.version}")
 def evaluate(model: ModelVersion, test: DatasetVersion, spec: Spec) -> Evaluation:
     """The model's figures on `test`, its gates, and how it does against the champion on the same rows."""
     from audit.store import read
@@ -200,7 +101,7 @@ def evaluate(model: ModelVersion, test: DatasetVersion, spec: Spec) -> Evaluatio
     judged = gates(
         spec.gates, metrics, sliced, difference[0].value if difference else None, champion=champion is not None
     )
-    page = for_people(spec, metrics, difference, judged, sliced, own)
+    page = for_people(spec, metrics, difference, judged, sliced, own, champion)
     report = reports.put(page.encode(), f"{spec.name}/evaluation", media_type="text/markdown")
     held = all(gate.held for gate in judged)
     facts = EvaluationFacts(
@@ -219,6 +120,7 @@ def evaluate(model: ModelVersion, test: DatasetVersion, spec: Spec) -> Evaluatio
     )
     event = record("model.evaluated", facts, subject=frames.subject(model), severity="info" if held else "warning")
     frames.leave_markdown(f"{spec.name}-evaluation", page)
+    frames.leave_link(f"{spec.name}-evaluation-page", report)
     return Evaluation(
         model=model,
         tested_on=test,
@@ -240,24 +142,30 @@ def for_people(
     judged: Sequence[Gate],
     sliced: Sequence[Metric],
     own: Judged,
+    champion: ModelVersion | None = None,
 ) -> str:
     """The evaluation as a page of markdown."""
+    rival = f", against the champion v{champion.version}" if champion else ""
     against = {metric.name: with_interval(metric, signed=True) for metric in difference}
     parts = [
-        f"# {redact.text(spec.title)}: evaluation on {len(own.target):,} rows",
+        f"# {redact.text(spec.title)}: evaluation on {len(own.target):,} rows{rival}",
         "## Gates",
-        _table(("gate", "wanted", "held"), [(in_words(g).partition(",")[0], g.limit, _yes(g.held)) for g in judged]),
+        frames.markdown_table(
+            ("gate", "wanted", "held"), [(in_words(g).partition(", wanted")[0], g.limit, _yes(g.held)) for g in judged]
+        ),
         "## Figures",
         f"95 % intervals from {RESAMPLES} resamples of the rows, seed {SEED}.",
-        _table(
-            ("figure", "model", "minus champion"),
+        frames.markdown_table(
+            ("figure", "model", f"minus v{champion.version}" if champion else "no champion yet"),
             [(metric.name, with_interval(metric), against.get(metric.name, "")) for metric in metrics],
         ),
         "## Calibration",
-        _table(("score", "rows", "mean score", "observed share"), _calibration(own)),
+        frames.markdown_table(("score", "rows", "mean score", "observed share"), _calibration(own)),
         "## Slices",
         f"Up to {SLICE_VALUES} values of a column, each with at least {SLICE_ROWS} rows and both outcomes.",
-        _table(("slice", "rows", "auc"), [(m.slice or "", f"{m.rows:,}", f"{m.value:.3f}") for m in sliced]),
+        frames.markdown_table(
+            ("slice", "rows", "auc"), [(m.slice or "", f"{m.rows:,}", f"{m.value:.3f}") for m in sliced]
+        ),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -305,11 +213,6 @@ def _calibration(own: Judged) -> list[tuple[str, ...]]:
         for b in range(BINS)
         if rows[b]
     ]
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def _yes(held: bool) -> str:

@@ -20,7 +20,7 @@ PROBES = 5  # rows that are derived alone, to see whether an expression looks at
 
 
 def derive_features(frame: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
-    """Features, target, event time, entity key and slices of every row, in that order.
+    """Features, target, event time, keys and slices of every row, in that order.
 
     Raises SpecError if a feature is known only at the outcome, or depends on other rows than its own.
     """
@@ -37,9 +37,9 @@ def refuse_leaks(spec: Spec) -> None:
 
 
 def kept_columns(spec: Spec, present: list[str]) -> list[str]:
-    """The columns of a features dataset; an entity key that was dropped at ingest is not among them."""
-    key = [spec.entity_key] if spec.entity_key in present else []
-    return list(dict.fromkeys([*spec.features(), spec.target.column, spec.event_time, *key, *spec.slices]))
+    """The columns of a features dataset. A row keeps what it is known by, so that its outcome is found later."""
+    keys = [name for name in spec.row_keys() if name in present]
+    return list(dict.fromkeys([*spec.features(), spec.target.column, spec.event_time, *keys, *spec.slices]))
 
 
 def split_by_time(frame: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataFrame"]:
@@ -84,7 +84,7 @@ def _refuse_one_class(rows: "pl.DataFrame", part: str, spec: Spec) -> None:
         )
 
 
-@task(task_run_name="build features {spec.name}")
+@task(task_run_name="build features of {rows.name} {rows.version}")
 def build_features(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
     """A validated dataset version to its features."""
     frame = derive_features(frames.read(rows), spec)
@@ -96,7 +96,7 @@ def build_features(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
     return built
 
 
-@task(task_run_name="split {spec.name}")
+@task(task_run_name="split {rows.name} {rows.version}")
 def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVersion]:
     """A features dataset to training rows and the later test rows."""
     frame = frames.read(rows)

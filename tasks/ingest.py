@@ -401,7 +401,7 @@ def _transformations(
     yield f"ordered by {spec.event_time}"
 
 
-@task(task_run_name="ingest {spec.name}")
+@task(task_run_name="ingest {spec.name} {window}")
 def ingest(spec: Spec, window: Window | None = None) -> DatasetVersion:
     """Raw sources to one stored, handled dataset version."""
     found = read_sources(spec, window, mask_key())

@@ -49,7 +49,7 @@ def decide(
 
     _check_names(spec)
     score, errors = scored(frame, pipeline, spec)
-    kept = [name for name in (spec.entity_key, spec.event_time) if name in frame.columns]
+    kept = [name for name in dict.fromkeys([*spec.row_keys(), spec.event_time]) if name in frame.columns]
     inputs = [name for name in spec.features() if name not in kept]
     return frame.select(
         pl.Series("decision_id", decision_ids(run or uuid7(), frame.height), pl.String),
@@ -91,7 +91,7 @@ def scored(frame: "pl.DataFrame", pipeline: "Pipeline", spec: Spec) -> "tuple[Fl
     return score, errors
 
 
-@task(task_run_name="score {spec.name} {window}")
+@task(task_run_name="score {spec.name} {window} v{model.version}")
 def score(rows: DatasetVersion, model: ModelVersion, spec: Spec, window: Window | None = None) -> DatasetVersion:
     """The model's decisions on `rows`, which are features.
 
@@ -116,7 +116,7 @@ def score(rows: DatasetVersion, model: ModelVersion, spec: Spec, window: Window 
             hint="Look at the features.",
         )
     record("predictions.scored", facts, subject=f"segment/{segment.name}/{segment.version}")
-    frames.leave_markdown(f"{spec.name}-decisions", for_people(facts))
+    frames.leave_markdown(f"{spec.name}-decisions", for_people(facts, str(task_run.id or "")))
     return segment
 
 
@@ -134,13 +134,15 @@ def failures(decisions: "pl.DataFrame", spec: Spec) -> list[RowFailure]:
     ]
 
 
-def for_people(facts: ScoringFacts) -> str:
-    """The batch as a page of markdown."""
-    counts = "\n".join(f"| {count.name} | {count.value:,} |" for count in facts.decisions)
+def for_people(facts: ScoringFacts, run: str) -> str:
+    """The batch as a page of markdown; `run` is the task run that made it."""
+    counts = [*((str(count.name), int(count.value)) for count in facts.decisions), ("failed", facts.failed)]
+    rows = [(name, f"{count:,}", f"{count / facts.rows:.1%}") for name, count in counts]
     return (
         f"**{facts.rows:,} decisions** by {facts.spec} v{facts.model.version}"
         f"{f' for {facts.window}' if facts.window else ''}, threshold {facts.threshold:g}\n\n"
-        f"| decision | rows |\n| --- | --- |\n{counts}\n| failed | {facts.failed:,} |\n"
+        f"{frames.markdown_table(('decision', 'rows', 'share'), rows)}\n\n"
+        f"Kept as {facts.segment.of} version {facts.segment.version}. On record: `audit run {run}`\n"
     )
 
 
@@ -153,6 +155,7 @@ def _facts(
     window: Window | None,
 ) -> ScoringFacts:
     positive, failed = int(decisions["decision"].sum()), decisions["decision"].null_count()
+    mean = decisions["score"].mean()
     return ScoringFacts(
         spec=spec.name,
         window=str(window) if window else None,
@@ -165,12 +168,13 @@ def _facts(
             Named(name="positive", value=positive),
             Named(name="negative", value=decisions.height - failed - positive),
         ],
+        mean_score=round(mean, 6) if isinstance(mean, float) else None,
         threshold=spec.threshold,
     )
 
 
 def _check_names(spec: Spec) -> None:
-    taken = [name for name in (*spec.features(), spec.event_time, spec.entity_key) if name in DECISION]
+    taken = [name for name in (*spec.features(), spec.event_time, *spec.row_keys()) if name in DECISION]
     if taken:
         raise SpecError(
             f"{where(spec)}: {taken[0]!r} is a column of ours in the decisions.", hint="Give yours another name."

@@ -87,7 +87,7 @@ def encoder(seen: "pd.DataFrame", spec: Spec) -> "ColumnTransformer":
     )
 
 
-@task(task_run_name="train {spec.name}")
+@task(task_run_name="train {spec.name} on {rows.name} {rows.version}")
 def train_model(rows: DatasetVersion, spec: Spec, cause: str | None = None) -> ModelVersion:
     """An unregistered model, trained on `rows`; `cause` is the event that asked for it."""
     frame = frames.read(rows)

@@ -136,7 +136,7 @@ def rules_of(spec: Spec) -> Iterator[Rule]:
             yield Rule(derived.name, None, derived.severity, demand, _limits(sql=derived.sql))
 
 
-@task(task_run_name="validate {spec.name}")
+@task(task_run_name="validate {rows.name} {rows.version}")
 def validate(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
     """The rows that hold every rule. What broke one is kept as `<spec>/rejected`, with the rules in `reason`.
 
@@ -361,15 +361,28 @@ def _put_on_record(facts: ValidationFacts, rows: DatasetVersion, found: Validati
     record("dataset.validated", facts, subject=frames.subject(rows), severity="info" if whole else "warning")
     if not facts.held:
         record("dataset.rejected", facts, subject=frames.subject(rows))
-    frames.leave_table(f"{facts.spec}-validation", [_row(outcome) for outcome in facts.expectations])
+    frames.leave_table(f"{facts.spec}-validation", [_row(outcome) for outcome in facts.expectations], told(facts, page))
     frames.leave_link(f"{facts.spec}-data-docs", page)
 
 
+def told(facts: ValidationFacts, page: Report) -> str:
+    """What was found, in a line of markdown."""
+    held = sum(outcome.held for outcome in facts.expectations)
+    kept = f" as {facts.rejected.of} version {facts.rejected.version}" if facts.rejected else ""
+    found = (
+        f"{facts.checked.of} version {facts.checked.version}: {held} of {len(facts.expectations)} rules held, "
+        f"{facts.rejected_rows:,} of {facts.rows:,} rows set aside{kept}."
+    )
+    verdict = "" if facts.held else "**Rejected: a critical rule did not hold.**"
+    return " ".join(filter(None, (found, verdict, frames.links({"Data Docs": reports.link(page)}))))
+
+
 def _row(outcome: Expectation) -> dict[str, str | int | None]:
+    counted = outcome.unexpected is not None and outcome.checked is not None
     return {
         "rule": outcome.rule,
         "column": outcome.column,
-        "severity": outcome.severity,
         "held": "yes" if outcome.held else "no",
-        "unexpected": outcome.unexpected,
+        "unexpected": f"{outcome.unexpected:,} of {outcome.checked:,}" if counted else None,
+        "severity": outcome.severity,
     }

@@ -6,6 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from audit import record
+from audit.events.event import uuid7
+from audit.events.payloads import Named, ScoringFacts, used
+from audit.events.references import DatasetVersion, ModelVersion, Window
 from audit.spec.model import Spec
 
 LOANS = {
@@ -70,3 +74,26 @@ def loans_of(rows: int, seed: int) -> pl.DataFrame:
         },
         nan_to_null=True,
     )
+
+
+def record_decisions(
+    spec: str, window: Window, *, rows: int = 1000, failed: int = 0, mean: float = 0.3, positive: int = 200
+) -> DatasetVersion:
+    """Put decisions on a window on record, as scoring does."""
+    segment = DatasetVersion(
+        name=f"{spec}/decisions", version=1, address=f"artifact://sha256/{uuid7()}", digest="sha256:0", rows=rows
+    )
+    facts = ScoringFacts(
+        spec=spec,
+        window=str(window),
+        model=used("model", ModelVersion(name=spec, version=1, address="artifact://sha256/m", digest="sha256:m")),
+        segment=used("segment", segment),
+        inputs=used("rows", segment),
+        rows=rows,
+        failed=failed,
+        decisions=[Named(name="positive", value=positive), Named(name="negative", value=rows - failed - positive)],
+        mean_score=mean,
+        threshold=0.5,
+    )
+    record("predictions.scored", facts, subject=f"segment/{segment.name}/1")
+    return segment

@@ -11,12 +11,14 @@ from sklearn import metrics as oracle
 
 from audit.artifacts import datasets, models, reports
 from audit.errors import BadData
-from audit.events.payloads import Metric
+from audit.events.payloads import Gate, Metric
+from audit.events.references import ModelVersion
 from audit.spec.model import Gates
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
-from tasks.evaluate import SLICE_ROWS, SLICE_VALUES, evaluate, figures, gates, judge, slices, widest_gap, with_intervals
+from tasks._judging import figures, judge, with_intervals
+from tasks.evaluate import SLICE_ROWS, SLICE_VALUES, evaluate, for_people, gates, slices, widest_gap
 from tasks.register import promote, register
 from tasks.train import fit
 
@@ -203,3 +205,13 @@ def drawn(rows):
     generator = np.random.default_rng(5)
     target = (generator.random(rows) < 0.3).astype(np.int8)
     return target, np.clip(generator.normal(0.35 + 0.2 * target, 0.2), 0, 1)
+
+
+def test_the_page_shows_each_figure_whole_and_names_the_champion(loan_spec):
+    gate = Gate(name="rows", limit=">= 5000", value=32_407, held=True)
+    metric = Metric(name="auc", value=0.75, low=0.74, high=0.76, rows=2)
+    own = judge(np.array([0, 1], dtype=np.int8), np.array([0.2, 0.8]), 0.5)
+    champion = ModelVersion(address="artifact://x", digest="sha256:y", name="loans", version=3)
+    page = for_people(loan_spec, [metric], [metric], [gate], [], own, champion)
+    assert "| rows 32,407 | >= 5000 | yes |" in page
+    assert "against the champion v3" in page and "| figure | model | minus v3 |" in page

@@ -8,10 +8,11 @@ import pytest
 from audit.errors import BadData
 from audit.events.payloads import Gate, Metric
 from audit.events.references import DatasetVersion, ModelVersion, Report
+from audit.recording.registry import choose_champion
 from audit.store import read
 from audit.store.engine import open_store
-from tasks._frames import Evaluation
-from tasks.register import choose_champion, promote, register
+from tasks._frames import Evaluation, candidate
+from tasks.register import promote, register
 
 STEPS = ("model.registered", "model.promoted", "model.rejected", "model.deployed", "model.retired")
 
@@ -56,7 +57,7 @@ NUMBERED = model_of("b", 2)
     ids=["first", "first, not good enough", "better", "not good enough", "held against nobody", "another model's"],
 )
 def test_the_challenger_is_chosen_only_on_its_own_held_evaluation_against_the_champion(champion, evaluation, chosen):
-    assert choose_champion(NUMBERED, champion, evaluation) == chosen
+    assert choose_champion(candidate(NUMBERED, evaluation), champion) == chosen
 
 
 def test_the_first_champion_goes_through_staging_into_production(home, loan_spec):

@@ -10,11 +10,12 @@ from sklearn.preprocessing import FunctionTransformer
 from audit.artifacts import datasets, models
 from audit.errors import BadData, SpecError
 from audit.events.event import uuid7, uuid8
+from audit.events.payloads import ScoringFacts
 from audit.events.references import ModelVersion, Window
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
-from tasks.score import EMPTY, INFINITE, MOST_BLAMED, NO_SCORE, decide, decision_ids, score, scored
+from tasks.score import EMPTY, INFINITE, MOST_BLAMED, NO_SCORE, decide, decision_ids, for_people, score, scored
 from tasks.train import fit
 
 CHAMPION = ModelVersion(name="loans", version=3, address="artifact://sha256/c", digest="sha256:c")
@@ -124,6 +125,16 @@ def test_a_batch_is_on_record_with_its_counts(home, later_loans, pipeline, loan_
     ]
     assert event.payload["model"]["version"] == 1
     assert not list(read.events(open_store(), types=("predictions.failed",)))
+
+
+def test_the_page_says_the_share_of_each_decision_and_where_it_is_on_record(home, later_loans, pipeline, loan_spec):
+    frame = plant(later_loans, 3, income=float("inf"))
+    score.fn(datasets.put(frame, "loans/features"), numbered(pipeline), loan_spec, Window.month(2024, 2))
+    (scored_event,) = read.events(open_store(), types=("predictions.scored",))
+    page = for_people(ScoringFacts.model_validate(scored_event.payload), "0199")
+    assert "**400 decisions** by loans v1 for 2024-02" in page
+    assert "| failed | 1 | 0.2% |" in page
+    assert "audit run 0199" in page
 
 
 def test_failed_rows_are_on_record_with_their_inputs_and_the_others_are_decided(home, later_loans, pipeline, loan_spec):

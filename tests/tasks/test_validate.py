@@ -11,12 +11,14 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from audit.artifacts import blobs, datasets
+from audit.artifacts import blobs, datasets, reports
 from audit.errors import BadData, DatasetRejected, SpecError
+from audit.events.payloads import ValidationFacts
+from audit.events.references import Report
 from audit.spec.model import Column, Derived, Drift, Rows, Schedule, SourceTable, Spec, Target
 from audit.store import read
 from audit.store.engine import open_store
-from tasks.validate import Validation, check, validate
+from tasks.validate import Validation, check, told, validate
 
 PLANTED = "ann@example.org"
 
@@ -167,6 +169,18 @@ def test_a_warning_goes_on_without_the_rows_and_both_are_on_record(home: Path) -
         "rule": "range", "column": "a", "severity": "warning", "held": False, "checked": 3, "unexpected": 1,
         "limits": [{"name": "min", "value": 0}],
     }  # fmt: skip
+
+
+def test_the_table_for_people_says_what_was_set_aside_and_links_to_the_page(home: Path) -> None:
+    spec = spec_of(Column(name="a", dtype="integer", min=0))
+    validate.fn(datasets.put(pl.DataFrame({"a": [1, -1, 3]}), "loans/ingested"), spec)
+    (event,) = read.events(open_store(), types=("dataset.validated",))
+    facts = ValidationFacts.model_validate(event.payload)
+    assert facts.report
+    page = Report(address=facts.report.address, digest=facts.report.digest, name=facts.report.of)
+    text = told(facts, page)
+    assert "1 of 3 rows set aside as loans/rejected version 1" in text
+    assert f"[Data Docs]({reports.link(page)})" in text
 
 
 def test_a_broken_critical_rule_is_on_record_and_stops_the_run(home: Path) -> None:

@@ -1,0 +1,239 @@
+"""Hold decisions against what came of them: outcomes that came in later, joined to the decisions of a window.
+
+A decision and its outcome are one row if the event time and every key column agree, and no other row on either side
+agrees with them. What cannot be told apart is not joined but counted. The outcome is derived as it was for training,
+from a version of the window that was ingested again, and the figures are those of an evaluation.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from audit import record, task
+from audit.events.payloads import Metric, Named, OutcomeFacts, used
+from audit.events.references import DatasetVersion, ModelVersion, Window
+from audit.spec.model import Spec
+from audit.store import read
+from audit.store.engine import open_store
+from tasks import _frames as frames
+from tasks._frames import with_interval
+from tasks._judging import SEED, judge, with_intervals
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Verdict = Literal["steady", "decayed", "not known yet", "cannot be told"]
+
+UNSCORED = "the row was not scored"
+NAMELESS = "a key is missing"
+AMBIGUOUS = "other rows have the same keys"
+ABSENT = "no row of the source has its keys"
+UNKNOWN = "the outcome is not known yet"
+
+_SCORE, _ALIKE, _ROWS, _OUTCOME = "\x00score", "\x00alike", "\x00rows", "\x00outcome"  # no column of a user's
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """The decisions of a window with their outcomes where those are known, and why the others have none."""
+
+    scores: "pl.Series"
+    outcomes: "pl.DataFrame"  # row for row, the target alone
+    decisions: int
+    left_out: dict[str, int]
+
+    @property
+    def known(self) -> int:
+        return self.outcomes.height
+
+    @property
+    def share(self) -> float:
+        return self.known / self.decisions
+
+
+class PerformanceVerdict(BaseModel):
+    """How a model did in one window, and the event that says so: performance.decayed where it asks for a new model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window: Window
+    model: ModelVersion
+    verdict: Verdict
+    asks_for_retraining: bool  # decayed, and the model still decides
+    event: str
+    decisions: int
+    known: int
+    auc: Metric | None = None
+    baseline: Metric | None = None
+    rule: str
+
+
+def join(decisions: "pl.DataFrame", source: "pl.DataFrame", spec: Spec) -> Joined:
+    """The decisions whose outcome is known, with that; `source` is what ingest makes of the same window, later."""
+    import polars as pl
+
+    keys = _keys(decisions, source, spec)
+    outcomes = (
+        frames.derived(source, spec)
+        .select(*keys, pl.col(spec.target.column).alias(_OUTCOME))
+        .with_columns(pl.len().over(keys).alias(_ROWS))
+        .unique(keys)
+    )
+    pairs = decisions.select(*keys, pl.col("score").alias(_SCORE), pl.len().over(keys).alias(_ALIKE)).join(
+        outcomes, on=keys, how="left", maintain_order="left"
+    )
+    reasons = pairs.select(_reason(keys))["reason"]
+    known = pairs.filter(reasons.is_null())
+    counted = reasons.drop_nulls().value_counts(name="rows").sort(["rows", "reason"], descending=[True, False])
+    return Joined(
+        scores=known[_SCORE],
+        outcomes=known.select(pl.col(_OUTCOME).alias(spec.target.column)),
+        decisions=decisions.height,
+        left_out=dict(counted.iter_rows()),
+    )
+
+
+def verdict_of(auc: Metric | None, baseline: Metric | None, spec: Spec) -> Verdict:
+    """By the spec's rule; `auc` is None where there are no figures, `baseline` where the model was never judged."""
+    if auc is None or auc.high is None or baseline is None:
+        return "cannot be told"
+    return "decayed" if auc.high < baseline.value - spec.performance.max_auc_loss else "steady"
+
+
+def rule(spec: Spec) -> str:
+    """The spec's rule on decay in words."""
+    wanted = spec.performance
+    return (
+        f"decayed where even the upper end of the AUC's 95 % interval is more than {wanted.max_auc_loss:g} below "
+        f"the AUC that the model was promoted on; not before {wanted.min_known:.0%} of the outcomes are known"
+    )
+
+
+@task(task_run_name="performance {spec.name} {window}")
+def check_performance(
+    decisions: DatasetVersion, source: DatasetVersion, model: ModelVersion, spec: Spec, window: Window
+) -> PerformanceVerdict:
+    """How `model`'s decisions of the window did, by the outcomes in `source`, against its evaluation at promotion."""
+    joined = join(frames.read(decisions), frames.read(source), spec)
+    metrics = _metrics(joined, spec)
+    baseline = _promoted_on(model, spec)
+    complete = joined.share >= spec.performance.min_known
+    facts = OutcomeFacts(
+        spec=spec.name,
+        window=str(window),
+        model=used("model", model),
+        decisions=used("decisions", decisions),
+        outcomes=used("source", source),
+        rows=joined.decisions,
+        known=joined.known,
+        left_out=[Named(name=reason, value=count) for reason, count in joined.left_out.items()],
+        metrics=metrics,
+        baseline=baseline,
+        rule=rule(spec),
+        verdict=verdict_of(_auc(metrics), _auc(baseline), spec) if complete else "not known yet",
+        seed=SEED,
+    )
+    subject = f"segment/{decisions.name}/{decisions.version}"
+    asks = facts.verdict == "decayed" and read.champion(open_store(), spec.name) == model
+    event = _found_before(facts, spec) or record("performance.checked", facts, subject=subject)
+    if asks:
+        event = record("performance.decayed", facts, subject=subject)
+    _leave_for_people(facts, spec)
+    return PerformanceVerdict(
+        window=window,
+        model=model,
+        verdict=facts.verdict,
+        asks_for_retraining=asks,
+        event=event,
+        decisions=facts.rows,
+        known=facts.known,
+        auc=_auc(metrics),
+        baseline=_auc(baseline),
+        rule=facts.rule,
+    )
+
+
+def by_month(checked: Sequence[OutcomeFacts], spec: Spec) -> list[dict[str, str]]:
+    """Every window that was measured, as rows for people, with a bar that is half full where the rule may fire."""
+    return [_row(facts, spec) for facts in checked]
+
+
+def _reason(keys: list[str]) -> "pl.Expr":
+    """Why a decision has no outcome; null where it has one."""
+    import polars as pl
+
+    cases = {
+        UNSCORED: pl.col(_SCORE).is_null(),
+        NAMELESS: pl.any_horizontal(pl.col(keys).is_null()),
+        AMBIGUOUS: (pl.col(_ALIKE) > 1) | (pl.col(_ROWS) > 1),
+        ABSENT: pl.col(_ROWS).is_null(),
+        UNKNOWN: pl.col(_OUTCOME).is_null(),
+    }
+    return pl.coalesce(pl.when(case).then(pl.lit(reason)) for reason, case in cases.items()).alias("reason")
+
+
+def _keys(decisions: "pl.DataFrame", source: "pl.DataFrame", spec: Spec) -> list[str]:
+    """What rows are told apart by; decisions of an earlier release may have fewer keys, and then match less."""
+    present = [name for name in spec.row_keys() if name in decisions.columns and name in source.columns]
+    return list(dict.fromkeys([spec.event_time, *present]))
+
+
+def _metrics(joined: Joined, spec: Spec) -> list[Metric]:
+    """The figures, or none where too few outcomes are known or all are alike."""
+    import numpy as np
+
+    if joined.share < spec.performance.min_known:
+        return []
+    target = frames.target(joined.outcomes, spec)
+    if not 0 < target.sum() < len(target):
+        return []
+    score = joined.scores.to_numpy().astype(np.float64)
+    (metrics,) = with_intervals([judge(target, score, spec.threshold)])
+    return metrics
+
+
+def _promoted_on(model: ModelVersion, spec: Spec) -> list[Metric]:
+    """The figures of the evaluation that let the model in; none where that is not on record."""
+    known = (m for m in read.models(open_store()) if (m.spec, m.version) == (spec.name, model.version))
+    evaluation = next((m.evaluation for m in known), None)
+    return [Metric.model_validate(metric) for metric in evaluation["metrics"]] if evaluation else []
+
+
+def _auc(metrics: list[Metric]) -> Metric | None:
+    return next((metric for metric in metrics if metric.name == "auc"), None)
+
+
+def _found_before(facts: OutcomeFacts, spec: Spec) -> str | None:
+    """The event that says the same already: outcomes that do not come in would fill the record day by day."""
+    return next((event.id for event, known in _checked(spec) if known == facts), None)
+
+
+def _checked(spec: Spec) -> "Iterator[tuple[read.Recorded, OutcomeFacts]]":
+    """What was found so far, the oldest first."""
+    for event in read.events(open_store(), types=("performance.checked",), spec=spec.name, newest_first=False):
+        if event.payload:
+            yield event, OutcomeFacts.model_validate(event.payload)
+
+
+def _leave_for_people(facts: OutcomeFacts, spec: Spec) -> None:
+    """The table of all months, of which this is one."""
+    latest = {known.window: known for _, known in _checked(spec)} | {facts.window: facts}
+    rows = by_month([latest[window] for window in sorted(latest)], spec)
+    frames.leave_table(f"{spec.name}-performance", rows, description=facts.rule)
+
+
+def _row(facts: OutcomeFacts, spec: Spec) -> dict[str, str]:
+    auc, baseline = _auc(facts.metrics), _auc(facts.baseline)
+    loss = max(0.0, baseline.value - (auc.high or auc.value)) if auc and baseline else 0.0
+    return {
+        "month": facts.window,
+        "model": f"v{facts.model.version}",
+        "decisions": f"{facts.rows:,}",
+        "known": f"{facts.known:,}",
+        "AUC": with_interval(auc) if auc else "",
+        "when promoted": f"{baseline.value:.3f}" if baseline else "",
+        "half full at the limit": frames.bar(loss / spec.performance.max_auc_loss),
+        "verdict": facts.verdict,
+    }

@@ -1,0 +1,185 @@
+"""Look after what every pipeline rests on: store, spool, disk, schedule, open questions, undelivered messages.
+
+A check is a function of `Subject` that returns a `Check`; one more line in `CHECKS` and it is made every hour. A check
+whose question cannot be answered says so and stops no other: with a damaged store there is still a disk to look at.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from audit import task
+from audit.artifacts import blobs
+from audit.errors import AuditError
+from audit.events.canonical import timestamp
+from audit.recording import registry
+from audit.settings import settings
+from audit.spec.model import Spec
+from audit.store import read
+from audit.store.engine import open_existing, store_path
+from tasks import _frames as frames
+
+LATE = timedelta(minutes=15)  # so long after its time a run has not started because nothing starts it
+LAST_PART = 0.25  # of the time for an answer, in which people are reminded
+RECENT = timedelta(days=7)  # messages that are looked at
+GIB = 1 << 30
+
+Verdict = Literal["in order", "not in order", "could not tell", "skipped"]
+
+
+class Check(BaseModel):
+    """What was looked at, how it is, and where it is not in order, what to do."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+    @property
+    def calls(self) -> bool:
+        """Whether somebody should hear of it. Not being able to tell is bad news as well."""
+        return self.verdict in ("not in order", "could not tell")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the checks are about."""
+
+    spec: Spec
+    min_free_gb: float
+    now: datetime
+
+
+@task(task_run_name="look after {spec.name}")
+def look_after(spec: Spec, min_free_gb: float) -> tuple[Check, ...]:
+    """Every check there is, in a table beside the run."""
+    about = Subject(spec, min_free_gb, datetime.now(UTC))
+    checks = tuple(_made(name, check, about) for name, check in CHECKS.items())
+    frames.leave_table(f"{spec.name}-maintenance", [check.model_dump() for check in checks])
+    return checks
+
+
+def store_holds(about: Subject) -> Check:
+    """The store opens, its pages are whole, and the triggers that guard it are those that it was made with."""
+    store = open_existing()
+    path = store_path(settings())
+    if damage := read.damage(store):
+        return _wrong("store", f"{path} is damaged ({damage}). Keep the file as it is and bring back a copy.")
+    if not read.guards_in_place(store):
+        return _wrong("store", f"{path} has not the triggers that it was made with. See `audit status`; keep the file.")
+    return _fine("store", f"{path}, guards in place")
+
+
+def spool_is_empty(about: Subject) -> Check:
+    """Nothing waits in the spool; what does is brought home first."""
+    from audit.recording import recorder, spool
+
+    waited = spool.waiting(settings().spool_path)
+    recorder.flow_ended()
+    waiting = spool.waiting(settings().spool_path)
+    if waiting:
+        return _wrong("spool", f"{waiting:,} events wait in {settings().spool_path}: the store does not take them.")
+    return _fine("spool", f"{waited:,} events brought home" if waited else "empty")
+
+
+def disk_has_room(about: Subject) -> Check:
+    """Where store and artifacts live there is room for more."""
+    roots = [settings().home, store_path(settings()).parent, blobs.folder_of(settings().artifacts_url)]
+    free = {root: shutil.disk_usage(_existing(root)).free / GIB for root in dict.fromkeys(roots) if root}
+    root, least = min(free.items(), key=lambda known: known[1])
+    if least < about.min_free_gb:
+        return _wrong("disk", f"{least:.1f} GB free at {root}, wanted {about.min_free_gb:g}. Make room.")
+    return _fine("disk", f"{least:.1f} GB free at {root}")
+
+
+def runs_start_in_time(about: Subject) -> Check:
+    """No run of this spec should have started long ago and has not."""
+    from httpx import HTTPError
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        return Check(name="runs", verdict="skipped", detail="no Prefect server is configured")
+    waiting = FlowRunFilter.model_validate(
+        {
+            "tags": {"all_": [about.spec.name]},
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+            "next_scheduled_start_time": {"before_": about.now - LATE},
+        }
+    )
+    try:
+        with get_client(sync_client=True) as client:
+            late = client.read_flow_runs(flow_run_filter=waiting, limit=200)
+    except HTTPError as error:
+        return Check(name="runs", verdict="skipped", detail=f"Prefect does not answer ({type(error).__name__})")
+    if late:
+        first = min(run.next_scheduled_start_time for run in late if run.next_scheduled_start_time)
+        return _wrong("runs", f"{len(late):,} of its runs wait, since {first:%Y-%m-%d %H:%M} UTC. Is a worker running?")
+    return _fine("runs", "none is late")
+
+
+def questions_have_time(about: Subject) -> Check:
+    """No candidate waits for a person so long that its time is nearly up; one whose time is up is turned away."""
+    registry.reject_all_unanswered(about.spec.name, about.now)
+    waiting = [e.payload for e in read.awaiting_approval(open_existing()) if e.payload.get("spec") == about.spec.name]
+    soon = timestamp(about.now + LAST_PART * timedelta(hours=about.spec.approval_time.hours))
+    near = [asked for asked in waiting if asked["answer_by"] < soon]
+    if near:
+        named = ", ".join(f"v{asked['version']} until {asked['answer_by'][:16]} UTC" for asked in near)
+        return _wrong("approval", f"{named}. Answer with: audit approve {about.spec.name}/v{near[0]['version']}")
+    return _fine("approval", f"{len(waiting)} waiting, with time" if waiting else "nobody is asked anything")
+
+
+def messages_arrive(about: Subject) -> Check:
+    """The last message to each target arrived."""
+    last: dict[str, read.Recorded] = {}
+    sent = read.events(
+        open_existing(),
+        types=("alert.sent", "alert.failed"),
+        spec=about.spec.name,
+        since=timestamp(about.now - RECENT),
+        newest_first=False,
+    )
+    for message in sent:
+        last[message.payload.get("to", "")] = message
+    lost = [message for message in last.values() if message.type == "alert.failed"]
+    if lost:
+        named = ", ".join(f"{message.payload['to']} ({message.payload['error']})" for message in lost)
+        return _wrong("alerts", f"the last message did not arrive at {named}. See them with: audit alerts")
+    return _fine("alerts", f"{len(last)} targets reached" if last else "none was sent in seven days")
+
+
+CHECKS: dict[str, Callable[[Subject], Check]] = {
+    "store": store_holds,
+    "spool": spool_is_empty,
+    "disk": disk_has_room,
+    "runs": runs_start_in_time,
+    "approval": questions_have_time,
+    "alerts": messages_arrive,
+}
+
+
+def _made(name: str, check: Callable[[Subject], Check], about: Subject) -> Check:
+    try:
+        return check(about)
+    except AuditError as error:
+        return Check(name=name, verdict="could not tell", detail=str(error))
+
+
+def _fine(name: str, detail: str) -> Check:
+    return Check(name=name, verdict="in order", detail=detail)
+
+
+def _wrong(name: str, detail: str) -> Check:
+    return Check(name=name, verdict="not in order", detail=detail)
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path, *path.parents) if folder.exists())

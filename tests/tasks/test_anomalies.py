@@ -1,0 +1,81 @@
+"""Figures against a spec's own history: what is broken is found, what is usual or unknown is not."""
+
+import pytest
+
+from audit.events.references import Window
+from audit.spec.model import Spec
+from audit.store import read
+from audit.store.engine import open_store
+from tasks.anomalies import ENOUGH, FIGURES, Floor, check_anomalies, table, usual
+from tests.tasks.conftest import record_decisions
+
+MONTHS = [Window.month(2024, month) for month in range(1, 13)]
+NOW = Window.month(2025, 1)
+
+
+def history(spec: Spec, months: int = ENOUGH) -> None:
+    for number, month in enumerate(MONTHS[:months]):
+        record_decisions(spec.name, month, rows=1000 + 20 * number, mean=0.3 + 0.01 * number)
+
+
+@pytest.mark.parametrize(
+    ("now", "found"),
+    [
+        ({}, []),
+        ({"rows": 900, "mean": 0.38, "positive": 260}, []),
+        ({"rows": 300, "positive": 60}, ["rows"]),
+        ({"failed": 100, "positive": 180}, ["failed_share"]),
+        ({"mean": 0.7}, ["mean_score"]),
+        ({"positive": 800}, ["positive_share"]),
+        ({"rows": 3000, "mean": 0.9, "positive": 600}, ["rows", "mean_score"]),
+    ],
+    ids=["usual", "a season", "rows missing", "rows failed", "scores doubled", "decisions turned", "two at once"],
+)
+def test_what_is_far_from_usual_is_found_and_a_season_is_not(home, loan_spec: Spec, now, found) -> None:
+    history(loan_spec)
+
+    verdict = check_anomalies.fn(record_decisions(loan_spec.name, NOW, **now), loan_spec, NOW)
+
+    assert [one.what for one in verdict.found] == found
+    recorded = read.events(open_store(), types=("anomaly.detected",), newest_first=False)
+    assert [event.id for event in recorded] == list(verdict.events)
+
+
+def test_with_too_little_history_nothing_is_said_but_that(home, loan_spec: Spec) -> None:
+    history(loan_spec, ENOUGH - 1)
+    verdict = check_anomalies.fn(record_decisions(loan_spec.name, NOW, rows=3), loan_spec, NOW)
+    assert (verdict.found, verdict.history) == ((), ENOUGH - 1)
+    assert [row["verdict"] for row in table({"rows": 3.0}, {"rows": usual([1.0], Floor())})] == ["not enough history"]
+
+
+def test_a_history_that_never_moved_makes_no_alarm_of_the_first_that_does(home, loan_spec: Spec) -> None:
+    for month in MONTHS[:8]:
+        record_decisions(loan_spec.name, month)
+    verdict = check_anomalies.fn(
+        record_decisions(loan_spec.name, NOW, rows=1100, failed=5, mean=0.33, positive=230), loan_spec, NOW
+    )
+    assert verdict.found == ()
+
+
+def test_a_window_decided_twice_counts_once_and_other_lengths_do_not_count(home, loan_spec: Spec) -> None:
+    for _ in range(ENOUGH):
+        record_decisions(loan_spec.name, MONTHS[0])
+    for number in range(ENOUGH):
+        record_decisions(loan_spec.name, Window(start=NOW.start, end=NOW.start.replace(day=2 + number)))
+    record_decisions("another", MONTHS[1])
+    assert check_anomalies.fn(record_decisions(loan_spec.name, NOW), loan_spec, NOW).history == 1
+
+
+def test_decisions_of_today_are_not_held_against_later_ones(home, loan_spec: Spec) -> None:
+    history(loan_spec)
+    now = record_decisions(loan_spec.name, NOW, rows=300, positive=60)
+    for month in MONTHS[ENOUGH:]:
+        record_decisions(loan_spec.name, month, rows=300, positive=60)
+    assert [one.what for one in check_anomalies.fn(now, loan_spec, NOW).found] == ["rows"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_has_a_floor(name: str) -> None:
+    still = usual([0.0] * ENOUGH, FIGURES[name]), usual([100.0] * ENOUGH, FIGURES[name])
+    assert still[1] and still[1].low < 100.0 < still[1].high
+    assert still[0] and (still[0].high > 0 or name == "rows")
