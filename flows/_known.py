@@ -1,13 +1,24 @@
 """What a flow needs to know of earlier runs, read from the record."""
 
 from collections.abc import Iterator
+from datetime import date, timedelta
 from itertools import takewhile
+from typing import NamedTuple
 
 from audit.errors import NotFound, UserError
 from audit.events.references import DatasetVersion, ModelVersion, Window
+from audit.recording.registry import subject_of
 from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
+
+
+class Decided(NamedTuple):
+    """The decisions of one window, and the model that made them."""
+
+    window: Window
+    decisions: DatasetVersion
+    model: ModelVersion
 
 
 def champion_of(spec: Spec) -> ModelVersion:
@@ -16,6 +27,20 @@ def champion_of(spec: Spec) -> ModelVersion:
     if champion is None:
         raise NotFound(f"No model of {spec.name} is in production.", hint="Run the training flow first.")
     return champion
+
+
+def has_champion(spec: Spec) -> bool:
+    """Whether a model decides yet."""
+    return read.champion(open_store(), spec.name) is not None
+
+
+def promoted(model: ModelVersion) -> bool | None:
+    """Whether a registered model came into production; None while a person has not decided on it."""
+    with open_store().reading() as connection:
+        steps = {step.type for step in read.steps_now(connection, subject_of(model.name, model.version))}
+    if "model.deployed" in steps:
+        return True
+    return False if "model.rejected" in steps else None
 
 
 def reference_of(model: ModelVersion, spec: Spec) -> DatasetVersion:
@@ -34,6 +59,14 @@ def decided_on(window: Window, spec: Spec) -> DatasetVersion:
     raise NotFound(
         f"No decisions of {spec.name} for {window} are on record.", hint="Run the scoring flow for it first."
     )
+
+
+def decisions_on(window: Window, spec: Spec) -> DatasetVersion:
+    """The last decisions that were made on `window`."""
+    made = [decided.decisions for decided in _decided(spec) if decided.window == window]
+    if not made:
+        raise NotFound(f"No decisions of {spec.name} for {window} are on record.", hint="Run the scoring flow first.")
+    return made[-1]
 
 
 def next_to_train(spec: Spec) -> Window:
@@ -62,6 +95,32 @@ def next_to_monitor(spec: Spec) -> Window | None:
     decided, checked = _windows("predictions.scored", spec), _windows("drift.checked", spec)
     month = next((month for month in _months_up_to(decided, spec) if str(month) not in checked), None)
     return month if str(month) in decided else None
+
+
+def outcomes_due(spec: Spec, today: date) -> list[Decided]:
+    """The decisions whose outcomes should be known by `today` and were not yet, in order of time.
+
+    Of a window that was decided on twice, the later decisions count.
+    """
+    measured = {
+        checked.payload["decisions"]["address"]
+        for checked in read.events(open_store(), types=("performance.checked",), spec=spec.name)
+        if checked.payload and checked.payload["verdict"] != "not known yet"
+    }
+    latest = {d.window: d for d in _decided(spec)}
+    due = (d for d in latest.values() if d.window.end + timedelta(days=spec.performance.delay_days) <= today)
+    return sorted((d for d in due if d.decisions.address not in measured), key=lambda d: d.window.start)
+
+
+def _decided(spec: Spec) -> Iterator[Decided]:
+    for scored in read.events(open_store(), types=("predictions.scored",), spec=spec.name, newest_first=False):
+        if scored.payload.get("window"):
+            made, model = scored.payload["segment"], scored.payload["model"]
+            yield Decided(
+                Window.parse(scored.payload["window"]),
+                _dataset(made, scored.payload["rows"]),
+                ModelVersion(**{k: model[k] for k in ("version", "address", "digest")}, name=model["of"]),
+            )
 
 
 def _months_up_to(windows: set[str], spec: Spec) -> Iterator[Window]:

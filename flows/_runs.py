@@ -1,12 +1,15 @@
 """What every flow of ours begins and ends with: a readable name, the spec, what changed, word of a failure."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
+from httpx import HTTPError
+
 from audit import record
-from audit.errors import NotFound
+from audit.errors import AuditError, NotFound
 from audit.events.payloads import RetrainingFacts, used
 from audit.events.references import ModelVersion, Window
 from audit.recording.changes import note_change
@@ -15,28 +18,41 @@ from audit.spec.load import load_spec, spec_digest
 from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
+from flows import _known as known
 
 if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.schemas.objects import FlowRun, State
 
 
+log = logging.getLogger("audit")
+
 T = TypeVar("T")
+
+NEXT = {"training": known.next_to_train, "scoring": known.next_to_score, "monitoring": known.next_to_monitor}
+BY_THE_CHAMPION = ("scoring", "monitoring")
 
 
 def run_name() -> str:
-    """`training flights 2013-01…2013-06`, as the UI and `audit runs` show it."""
+    """`scoring flights 2013-07 v1`: the window, also where the run chooses it, and the model that decides."""
     from prefect.runtime import flow_run
 
-    given = flow_run.parameters
+    name, given = str(flow_run.flow_name), flow_run.parameters
     window = given.get("window")
-    shown = str(Window.model_validate(window)) if isinstance(window, dict) else str(window or "")
-    return " ".join(filter(None, (flow_run.flow_name, Path(str(given["spec_file"])).stem, shown)))
+    window = Window.model_validate(window) if isinstance(window, dict) else window
+    try:
+        spec = load_spec(str(given["spec_file"]))
+        window = window or (NEXT[name](spec) if name in NEXT else None)
+        model = read.champion(open_store(), spec.name) if name in BY_THE_CHAMPION else None
+    except AuditError:  # the run itself will say what is wrong
+        return " ".join(filter(None, (name, Path(str(given["spec_file"])).stem, str(window or ""))))
+    return " ".join(filter(None, (name, spec.name, str(window or ""), f"v{model.version}" if model else "")))
 
 
 def begin(spec_file: str) -> Spec:
     """The spec; and whatever is not as it was at its last run goes on record."""
     spec = load_spec(spec_file)
+    _tag_run()
     note_change(spec.name, "spec", spec_digest(spec), spec.model_dump(mode="json"))
     code = code_of(begin)
     if code.commit:
@@ -46,6 +62,20 @@ def begin(spec_file: str) -> Spec:
         spec.name, "environment", around.lock_digest or "", {"python": around.python, "prefect": around.prefect}
     )
     return spec
+
+
+def _tag_run() -> None:
+    """Let the UI find this run by the words of its name: use case, window, model."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.runtime import flow_run
+
+    words = str(flow_run.name).split()[1:]
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(flow_run.id), tags=list(dict.fromkeys([*flow_run.tags, *words])))
+    except (HTTPError, PrefectHTTPStatusError) as refused:  # no run fails for its tags
+        log.warning("This run has no tags (%s).", type(refused).__qualname__)
 
 
 def with_progress(key: str, items: Sequence[T]) -> Iterator[T]:
@@ -67,13 +97,14 @@ def note_retraining(
     """
     if cause is None:
         return
-    if not read.event(open_store(), cause):
+    found = read.event(open_store(), cause)
+    if not found:
         raise NotFound("The cause of this training is no event on record.", hint="Take an id from `audit events`.")
     type = "retraining.completed" if challenger else "retraining.requested"
     facts = RetrainingFacts(
         spec=spec.name,
         cause=cause,
-        reason=f"event {cause} asked for a new model",
+        reason=in_words(found[0]),
         window=str(window),
         model=used("challenger", challenger) if challenger else None,
         promoted=promoted,
@@ -81,9 +112,28 @@ def note_retraining(
     record(type, facts, subject=f"spec/{spec.name}")
 
 
+def in_words(cause: read.Recorded) -> str:
+    """What an event says that asked for a new model: drift, decay, or whatever a person named."""
+    found = cause.payload
+    if cause.type == "drift.detected" and found:
+        where = f" in {found['window']}" if found.get("window") else ""
+        return f"drift detected{where}: {found['drifted']} of {found['watched']} watched columns"
+    if cause.type == "performance.decayed" and found:
+        then, now = (next(m["value"] for m in found[when] if m["name"] == "auc") for when in ("baseline", "metrics"))
+        return f"AUC fell from {then:.3f} to {now:.3f} in {found['window']}"
+    return f"event {cause.id} of type {cause.type} asked for a new model"
+
+
 def tell_of_failure(flow: "Flow[Any, Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
     """on_failure and on_crashed of our flows: one message for the outermost run."""
     from tasks.alert import tell_failure
 
     if flow_run.parent_task_run_id is None:
-        tell_failure(flow_run.name, str(flow_run.id), Path(str(flow_run.parameters["spec_file"])), state)
+        tell_failure(flow.name, flow_run.name, str(flow_run.id), Path(str(flow_run.parameters["spec_file"])), state)
+
+
+def tell_of_completion(flow: "Flow[Any, Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
+    """on_completion of our flows: word that it is over, where people were told that this flow had failed."""
+    from tasks.alert import tell_completion
+
+    tell_completion(flow.name, str(flow_run.id), Path(str(flow_run.parameters["spec_file"])))

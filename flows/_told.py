@@ -1,6 +1,7 @@
 """`make run`: the pipeline told on a terminal, one line as each stage ends, from the events as they are recorded."""
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,7 +18,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from audit.errors import AuditError, UserError
 from audit.events.event import Event
+from audit.events.payloads import Approver
 from audit.settings import settings
+from flows import _beside as beside
 
 Facts = dict[str, dict[str, Any]]  # payloads of one task run's events, by type
 
@@ -86,24 +89,29 @@ def _month(asked: str, spec: Path) -> date | None:
 
 
 def _server() -> AbstractContextManager[object]:
-    """PREFECT_API_URL where it is set, else the server that `make ui` runs, else one of our own for this run."""
+    """PREFECT_API_URL where it is set, else the server that `make ui` runs, else one of our own for this run.
+
+    The runs of a `make ui` link to its pages, and so do those beside it.
+    """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    running = None if PREFECT_API_URL.value() else _running_server(settings().home / "ui.url")
-    return temporary_settings({PREFECT_API_URL: running}) if running else nullcontext()
+    os.environ |= beside.past_the_proxy()
+    asked, running = PREFECT_API_URL.value(), beside.noted(settings().home)
+    if not running or asked not in (None, running[beside.API]) or not _answers(running[beside.API]):
+        return nullcontext()
+    os.environ |= {name: address for name, address in running.items() if name != beside.API}
+    settings.cache_clear()
+    return temporary_settings({PREFECT_API_URL: running[beside.API]})
 
 
-def _running_server(noted: Path) -> str | None:
-    """Address of the server that `make ui` noted, if it answers."""
-    if not noted.exists():
-        return None
+def _answers(api: str) -> bool:
+    """Whether a Prefect server is there; the `make ui` that noted it may have been killed."""
     import httpx
 
-    url = noted.read_text().strip()
     try:
-        return url if httpx.get(f"{url}/health", timeout=2, trust_env=False).is_success else None
+        return httpx.get(f"{api}/health", timeout=2, trust_env=False).is_success
     except httpx.HTTPError:
-        return None
+        return False
 
 
 def _log_to_file(path: Path) -> None:
@@ -181,8 +189,10 @@ class Story:
         tell = _STAGES.get(payload["of"])
         if tell is None:
             return
-        facts = self.facts.pop(event.task_run_id, {})
-        sign, name, text = tell(facts)
+        told = tell(self.facts.pop(event.task_run_id, {}))
+        if told is None:
+            return
+        sign, name, text = told
         seconds = time.monotonic() - self.began.get(event.task_run_id, time.monotonic())
         colour = {"✓": "green", "!": "yellow", "✗": "red"}[sign]
         self.console.print(f"[{colour}]{sign}[/{colour}] {name:<14} {text}  [dim]{seconds:.1f} s[/dim]", soft_wrap=True)
@@ -247,6 +257,26 @@ def _promoted(facts: Facts) -> tuple[str, str, str]:
     return "!", "promote", f"v{rejected['version']} not promoted: {rejected['reason']}"
 
 
+def _asked(facts: Facts) -> tuple[str, str, str]:
+    asked = facts["model.approval_requested"]
+    form = ", or on the run's page in the UI, where it is paused" if _has_a_form() else ""
+    return "!", "approval", f"awaiting approval: audit approve {asked['spec']}/v{asked['version']} --note …{form}"
+
+
+def _decided(facts: Facts) -> tuple[str, str, str] | None:
+    if step := facts.get("model.deployed") or facts.get("model.rejected"):
+        by = f" · by {Approver(**step['approver'])}" if step.get("approver") else ""
+        sign, _, text = _promoted(facts)
+        return sign, "approval", f"{text}{by}"
+    return None  # decided elsewhere: whoever did so was told
+
+
+def _has_a_form() -> bool:
+    from flows._approval import has_a_form
+
+    return has_a_form()
+
+
 def _scored(facts: Facts) -> tuple[str, str, str]:
     made = facts["predictions.scored"]
     failed = f" · {made['failed']:,} rows failed (on record)" if made["failed"] else ""
@@ -262,23 +292,50 @@ def _drift(facts: Facts) -> tuple[str, str, str]:
     return ("!", "drift", f"{text} → retraining") if found["detected"] else ("✓", "drift", text)
 
 
+def _anomalies(facts: Facts) -> tuple[str, str, str] | None:
+    found = facts.get("anomaly.detected")
+    if found is None:
+        return None
+    text = f"{found['what']} {found['value']:,.4g}, usually {found['low']:,.4g} to {found['high']:,.4g}"
+    return "!", "anomaly", f"{found['window']} · {text}"
+
+
+def _performance(facts: Facts) -> tuple[str, str, str]:
+    found = facts.get("performance.checked")
+    if found is None:
+        return "✓", "performance", "no more outcomes than before"
+    auc, then = ([m for m in found[when] if m["name"] == "auc"] for when in ("metrics", "baseline"))
+    if not auc or not then:
+        return "✓", "performance", f"{found['window']} · {found['known']:,} of {found['rows']:,} outcomes known"
+    text = f"{found['window']} · AUC {auc[0]['value']:.3f} {_interval(auc[0], '.3f')} against {then[0]['value']:.3f}"
+    asks = " → retraining" if "performance.decayed" in facts else ""
+    return "✓" if found["verdict"] == "steady" else "!", "performance", text + asks
+
+
 def _alerted(facts: Facts) -> tuple[str, str, str]:
-    if "alert.sent" in facts:
-        return "✓", "alert", f"sent to {facts['alert.sent']['target']}"
-    if "alert.failed" in facts:
-        return "!", "alert", f"not delivered to {facts['alert.failed']['target']} (on record)"
-    return "!", "alert", "no target: set AUDIT_ALERT_URL to be told"
+    if held := facts.get("alert.held"):
+        return "!", "alert", f"{held['kind']} held back until {held['until'][11:16]} UTC: {held['reason']}"
+    sent, failed = facts.get("alert.sent"), facts.get("alert.failed")
+    if not sent and not failed:
+        return "!", "alert", "no target: set AUDIT_ALERT_URL to be told"
+    came = [f"{sent['kind']} sent to {sent['target']}"] if sent else []
+    came += [f"{failed['kind']} not delivered to {failed['target']} (on record)"] if failed else []
+    return "!" if failed else "✓", "alert", " · ".join(came)
 
 
-_STAGES: dict[str, Callable[[Facts], tuple[str, str, str]]] = {
+_STAGES: dict[str, Callable[[Facts], tuple[str, str, str] | None]] = {
     "ingest": _ingested,
     "validate": _validated,
     "build_features": _transformed,
     "train_model": _trained,
     "evaluate": _evaluated,
     "promote": _promoted,
+    "request_approval": _asked,
+    "decide": _decided,
     "score": _scored,
     "check_drift": _drift,
+    "check_anomalies": _anomalies,
+    "check_performance": _performance,
     "send_alert": _alerted,
 }
 _TOLD: dict[str, Callable[[Story, Event, dict[str, Any]], None]] = {

@@ -8,14 +8,20 @@ from prefect.states import Completed
 from audit import DatasetVersion, flow
 from audit.events.references import Window
 from flows import _known as known
-from flows._runs import begin, run_name, tell_of_failure
+from flows._runs import begin, run_name, tell_of_completion, tell_of_failure
+from tasks.alert import tell_of_scoring
 from tasks.features import build_features
 from tasks.ingest import ingest
 from tasks.score import score
 from tasks.validate import validate
 
 
-@flow(flow_run_name=run_name, on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
+@flow(
+    flow_run_name=run_name,
+    on_completion=[tell_of_completion],
+    on_failure=[tell_of_failure],
+    on_crashed=[tell_of_failure],
+)
 def scoring(spec_file: str, window: Window | None = None) -> DatasetVersion | State[Any]:
     """The champion's decisions on one window.
 
@@ -28,4 +34,6 @@ def scoring(spec_file: str, window: Window | None = None) -> DatasetVersion | St
     if window is None:
         return Completed(message="nothing new")
     rows = build_features(validate(ingest(spec, window), spec), spec)
-    return score(rows, known.champion_of(spec), spec, window)
+    decisions = score(rows, known.champion_of(spec), spec, window)
+    tell_of_scoring(decisions, spec, window)
+    return decisions

@@ -1,9 +1,15 @@
 """Raw data to a judged model."""
 
+from typing import Any
+
+from prefect import State
+
 from audit import ModelVersion, flow
 from audit.events.references import Window
 from flows import _known as known
-from flows._runs import begin, note_retraining, run_name, tell_of_failure
+from flows._approval import ask_a_person
+from flows._runs import begin, note_retraining, run_name, tell_of_completion, tell_of_failure
+from tasks.alert import gate_finding, recover, tell
 from tasks.evaluate import evaluate
 from tasks.features import build_features, split
 from tasks.ingest import ingest
@@ -12,9 +18,14 @@ from tasks.train import train_model
 from tasks.validate import validate
 
 
-@flow(flow_run_name=run_name, on_failure=[tell_of_failure], on_crashed=[tell_of_failure])
-def training(spec_file: str, window: Window | None = None, cause: str | None = None) -> ModelVersion:
-    """Raw data to a judged model; promoted only when every gate holds.
+@flow(
+    flow_run_name=run_name,
+    on_completion=[tell_of_completion],
+    on_failure=[tell_of_failure],
+    on_crashed=[tell_of_failure],
+)
+def training(spec_file: str, window: Window | None = None, cause: str | None = None) -> ModelVersion | State[Any]:
+    """Raw data to a judged model; promoted only when every gate holds and, where the spec wants one, a person approves.
 
     Args:
         spec_file: The use case, for example flows/specs/flights.yaml.
@@ -29,6 +40,11 @@ def training(spec_file: str, window: Window | None = None, cause: str | None = N
     challenger = train_model(train, spec, cause)
     judged = evaluate(challenger, test, spec)
     registered = register(challenger, judged, spec, cause)
-    champion = promote(registered, judged, spec, cause)
-    note_retraining(spec, window, cause, registered, promoted=champion == registered)
-    return champion
+    if spec.approval == "manual" and judged.held:
+        recover("gate", spec, window)
+        decided = ask_a_person(registered, judged, spec, cause)
+    else:
+        decided = promote(registered, judged, spec, cause)
+        tell(gate_finding(registered, decided, judged, spec, window), "gate", spec, window)
+    note_retraining(spec, window, cause, registered, promoted=known.promoted(registered))
+    return decided

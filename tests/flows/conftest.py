@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
+from audit.events.payloads import Gate, Metric
+from audit.events.references import DatasetVersion, ModelVersion, Report
 from audit.settings import settings
+from tasks._frames import Evaluation
 
 EMAIL = "ann.planted@example.org"
 TOKEN = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
@@ -83,6 +86,29 @@ def loans(days: int = 182, drifts_at: int | None = None) -> list[dict[str, objec
             }
         )
     return rows
+
+
+def turned(rows: list[dict[str, object]], day: int = 91) -> list[dict[str, object]]:
+    """From that day on those repay who did not before: rows that look as ever, of which the model is wrong."""
+    for row in rows[day * A_DAY :]:
+        row["repaid"] = "false" if row["repaid"] == "true" else "true"
+    return rows
+
+
+def an_evaluation(champion: ModelVersion | None = None, letter: str = "a") -> Evaluation:
+    """A model of loans whose gates held, as `evaluate` would have it."""
+    model = ModelVersion(name="loans", address=f"artifact://sha256/{letter * 64}", digest=f"sha256:{letter * 64}")
+    return Evaluation(
+        model=model,
+        tested_on=DatasetVersion(name="loans/test", version=1, rows=400, address="artifact://t", digest="sha256:t"),
+        champion=champion,
+        held=True,
+        metrics=(Metric(name="auc", value=0.71, low=0.69, high=0.73),),
+        difference=(Metric(name="auc", value=0.011, low=0.004, high=0.018),) if champion else (),
+        gates=(Gate(name="auc", limit=">= 0.6", value=0.71, held=True),),
+        report=Report(name="loans/evaluation", address=f"artifact://sha256/{'e' * 64}", digest="sha256:r"),
+        event="event-1",
+    )
 
 
 @pytest.fixture

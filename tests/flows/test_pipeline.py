@@ -106,7 +106,7 @@ def test_an_alert_that_cannot_be_delivered_changes_nothing_but_the_record(
     home: Path, use_case: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AUDIT_ALERT_URL", "json://planted:hunter2@127.0.0.1:9/hook")
-    monkeypatch.setattr("tasks.alert.RETRY_DELAYS_SECONDS", (0.0,))
+    monkeypatch.setattr("tasks._delivery.RETRY_DELAYS_SECONDS", (0.0,))
     settings.cache_clear()
     use_case.write(loans(drifts_at=91))
     training(use_case.spec)
@@ -114,7 +114,7 @@ def test_an_alert_that_cannot_be_delivered_changes_nothing_but_the_record(
 
     verdict = monitoring(use_case.spec)
 
-    assert verdict.detected  # type: ignore[union-attr]
+    assert verdict.drift.detected  # type: ignore[union-attr]
     assert len(facts("alert.failed")) == 1
     assert "hunter2" not in everything_written(home)
 

@@ -56,7 +56,9 @@ def test_a_run_is_told_line_by_line_and_leaves_nothing_in_the_home(command: Comm
     assert "\x1b" not in told.stdout
     stages = re.findall(r"^[✓!] (\w+)", told.stdout, re.MULTILINE)
     first = ["ingest", "validate", "features", "train", "evaluate", "promote"]
-    assert stages == [*first, "ingest", "validate", "features", "score", "drift", "alert", *first]
+    decided = ["ingest", "validate", "features", "score", "drift", "alert", "performance"]
+    assert stages == [*first, *decided, *first]
+    assert re.search(r"performance +2024-04 · AUC 0\.\d{3} \[0\.\d{3}, 0\.\d{3}\] against 0\.\d{3}", told.stdout)
     assert "v2 is champion in production, because event" in told.stdout
     runs, on_record = map(int, re.search(r"(\d+) task runs · (\d+) on record", told.stdout).groups())  # type: ignore[union-attr]
     assert runs == on_record == read.counts(open_store()).task_runs

@@ -10,17 +10,25 @@ from prefect.states import Cancelled, Cancelling
 
 from audit import flow, task
 from audit.errors import DatasetRejected
-from audit.events.payloads import KeyFacts
+from audit.events.payloads import Approver, KeyFacts
+from audit.events.references import Window
 from audit.events.vocabulary import VOCABULARY
 from audit.recording import hooks, recorder
+from audit.recording.registry import Answer
 from audit.settings import settings
-from audit.store import read
+from audit.spec.load import load_spec
+from audit.store import engine, read
 from audit.store.engine import open_store
 from flows.pipeline import pipeline
 from flows.training import training
+from tasks.alert import Finding, send_alert
+from tasks.anomalies import ENOUGH, check_anomalies
+from tasks.approval import decide, request_approval
+from tasks.register import register
 from tests.audit.recording.conftest import break_store, mend_store
 from tests.audit.recording.every_kind import everything
-from tests.flows.conftest import UseCase, loans
+from tests.flows.conftest import UseCase, an_evaluation, loans, turned
+from tests.tasks.conftest import record_decisions
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
@@ -53,8 +61,9 @@ def is_cancelled() -> None:  # as a worker's process calls our hook when somebod
 def test_every_type_there_is_is_emitted(
     home: Path, use_case: UseCase, receiver: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tasks.alert.RETRY_DELAYS_SECONDS", ())
+    monkeypatch.setattr("tasks._delivery.RETRY_DELAYS_SECONDS", ())
     monkeypatch.setattr(recorder, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(engine, "BUSY_SECONDS", 60)  # a busy machine must not fill the spool before its turn
 
     everything()
     fails(return_state=True)
@@ -62,18 +71,41 @@ def test_every_type_there_is_is_emitted(
     is_cancelled()
     with pytest.raises(SystemExit):
         exits()
-    a_life_with_drift_a_bad_row_and_a_rejected_model(use_case)
+    a_life_with_drift_decay_a_bad_row_and_a_rejected_model(use_case)
+    a_second_finding_of_the_night(use_case)
+    a_month_far_from_the_usual(use_case)
+    a_candidate_that_a_person_lets_in(use_case)
     rejected_rows_that_nobody_can_be_told_of(use_case, monkeypatch)
     a_store_that_goes_and_comes_back(home)
 
     assert {event.type for event in read.events(open_store())} == set(VOCABULARY)
 
 
-def a_life_with_drift_a_bad_row_and_a_rejected_model(use_case: UseCase) -> None:
-    rows = loans(drifts_at=91)
+def a_life_with_drift_decay_a_bad_row_and_a_rejected_model(use_case: UseCase) -> None:
+    rows = turned(loans(drifts_at=91))
     rows[91 * 12 + 5] |= {"income": "inf"}
-    pipeline(use_case.write(rows, gates={"min_auc": 0.6, "min_auc_gain": None}).spec, date(2024, 4, 1))
+    pipeline(use_case.write(rows, gates={"min_auc": None, "min_auc_gain": None}).spec, date(2024, 4, 1))
     training(use_case.write(loans(), gates={"min_auc": 0.999}).spec)
+
+
+def a_second_finding_of_the_night(use_case: UseCase) -> None:
+    found = Finding(kind="drift", title="Drift in loans, May 2024", body="income", severity="warning")
+    send_alert.fn(found, load_spec(use_case.spec))
+
+
+def a_month_far_from_the_usual(use_case: UseCase) -> None:
+    *usual, now = (Window.month(2023, month) for month in range(1, ENOUGH + 2))
+    for month in usual:
+        record_decisions("loans", month)
+    check_anomalies.fn(record_decisions("loans", now, rows=10, positive=2), load_spec(use_case.spec), now)
+
+
+def a_candidate_that_a_person_lets_in(use_case: UseCase) -> None:
+    spec = load_spec(use_case.spec)
+    judged = an_evaluation(read.champion(open_store(), spec.name))
+    request = request_approval.fn(register.fn(judged.model, judged, spec), judged, spec)
+    jane = Approver(name="Jane Doe", identity="asserted", by="form")
+    assert decide.fn(request, Answer(True, jane, "better in both regions"))
 
 
 def rejected_rows_that_nobody_can_be_told_of(use_case: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,44 @@
+"""The maintenance flow: what is wrong is told once and said to be over, and nothing of it fails the run."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit.store import read
+from audit.store.engine import open_store
+from flows.maintenance import maintenance
+from tests.audit.recording.conftest import break_store, mend_store
+from tests.flows.conftest import UseCase
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+
+def test_what_is_wrong_is_told_once_and_that_it_is_over(
+    home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
+) -> None:
+    for room in (1e9, 1e9, 0.0, 0.0):
+        state = maintenance(use_case.spec, room, return_state=True)
+
+    assert [told["title"] for told in receiver] == [
+        "✗ Maintenance of loans: disk not in order",
+        "✓ Recovered in loans: maintenance",
+    ]
+    assert (state.type.value, state.message) == ("COMPLETED", "all in order")
+
+
+def test_with_the_store_away_the_run_completes_says_so_and_still_calls(
+    home: Path, use_case: UseCase, receiver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("audit.recording.recorder.RETRY_SECONDS", 0)
+    maintenance(use_case.spec, 0.0)
+    break_store(home)
+
+    state = maintenance(use_case.spec, 0.0, return_state=True)
+
+    assert state.is_completed()
+    assert (state.message or "").startswith("not in order: store")
+    assert "store not in order" in receiver[0]["title"]
+    mend_store(home)
+    maintenance(use_case.spec, 0.0)
+    assert [f["count"] > 0 for f in (e.payload for e in read.events(open_store(), types=("store.replayed",)))] == [True]
