@@ -4,6 +4,8 @@ SPEC ?= flows/specs/flights.yaml
 UNTIL ?=
 bin := .venv/bin
 ready := .venv/.ready
+compile = $(bin)/python -m uv pip compile pyproject.toml --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header --quiet
 
 # Nothing of ours phones home or writes outside this folder.
 export AUDIT_HOME ?= $(CURDIR)/var
@@ -12,7 +14,7 @@ export DO_NOT_TRACK = 1
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export GX_ANALYTICS_ENABLED = false
 
-.PHONY: run test test-all check ui deploy lock clean
+.PHONY: run test test-all check ui deploy automations lock clean
 run: $(ready)
 	@$(bin)/python -m flows.pipeline $(SPEC) $(if $(UNTIL),--until $(UNTIL))
 
@@ -31,9 +33,15 @@ check: $(ready)
 ui: $(ready)
 	@$(bin)/python -m deployments.local
 
+# The server that is named, else that of a running `make ui`.
+api = PREFECT_API_URL="$${PREFECT_API_URL:-$$(sed -n s/^PREFECT_API_URL=//p $(AUDIT_HOME)/ui.env 2>/dev/null | grep . || echo http://127.0.0.1:4200/api)}"
+
 deploy: $(ready)
-	PREFECT_API_URL="$${PREFECT_API_URL:-$$(cat $(AUDIT_HOME)/ui.url 2>/dev/null || echo http://127.0.0.1:4200/api)}" \
-		$(bin)/prefect --no-prompt deploy --all </dev/null
+	$(api) $(bin)/prefect --no-prompt deploy --all </dev/null
+	@$(api) $(bin)/python -m deployments.automations --plan
+
+automations: $(ready)
+	@$(api) $(bin)/python -m deployments.automations --yes
 
 # The standard library's venv, then uv from the package index, then the lock: no tool is expected beforehand.
 $(ready): requirements.lock pyproject.toml
@@ -47,10 +55,11 @@ $(ready): requirements.lock pyproject.toml
 	@$(bin)/prefect server database upgrade -y >/dev/null
 	@touch $@
 
+# Two locks of one resolution: all of it for development, and what the container image installs.
 lock:
 	$(bin)/python -m pip install --quiet uv
-	$(bin)/python -m uv pip compile pyproject.toml --extra examples --extra server --group dev --universal --python-version 3.11 \
-		--generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+	$(compile) --extra examples --extra server --group dev -o requirements.lock
+	$(compile) --extra examples --extra server --constraints requirements.lock -o deployments/containers/requirements.lock
 
 clean:
 	rm -rf .venv var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

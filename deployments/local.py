@@ -1,4 +1,4 @@
-"""`make ui`: a Prefect server with its UI, a work pool, a worker and the deployments, on this machine, until Ctrl-C.
+"""`make ui`: Prefect's server and UI, a worker, the deployments and the pages they link to, here, until Ctrl-C.
 
 Every child leads a session of its own: Ctrl-C on a terminal reaches this process alone, which ends them in order.
 """
@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from secrets import token_urlsafe
 from types import FrameType
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import httpx
 import typer
@@ -26,11 +28,15 @@ from rich.markup import escape
 from audit.errors import AuditError, NotFound, UserError
 from audit.settings import settings
 from deployments.where import CLONE
+from flows import _beside as beside
+from flows._beside import API, EVIDENTLY, HOST, REPORTS
 
-HOST = "127.0.0.1"
 PORT = 4200  # Prefect's own
+LAST_PORT = 65_535
 POOL = "local"  # as in prefect.yaml
-PREFECT = (sys.executable, "-m", "prefect")
+PYTHON = (sys.executable, "-m")
+PREFECT = (*PYTHON, "prefect")
+RUNS_AT_ONCE = 5  # a run that waits for an answer keeps its place; each deployment has a limit of one besides
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TRIES = 5
 START_SECONDS = 180  # a first start makes the database; machines are slow
@@ -68,49 +74,80 @@ def serve(port: int | None, console: Console) -> None:
     Raises ChildEnded if a child ends that nobody asked to.
     """
     home = settings().home
-    port = chosen_port(port, console)
-    api = f"http://{HOST}:{port}/api"
-    children = Children(home / "logs", environment(home, api))
-    address = home / "ui.url"
+    at = addresses(chosen_port(port, console))
+    children = Children(home / "logs", environment(home, at), console)
     try:
-        set_up(children, port, api, console)
-        address.write_text(f"{api}\n")
-        tell_where_to_look(api, console)
+        set_up(children, at, console)
+        beside.note(home, at)
+        tell_where_to_look(at, console)
         children.watch()
     except AskedToEnd:
-        console.print("\nEnding worker and server …")
+        console.print("\nEnding worker and servers …")
     finally:
-        address.unlink(missing_ok=True)
-        end_runs(api, children.began, console)
+        beside.forget(home)
+        end_runs(at[API], children.began, console)
         children.end()
     console.print("Ended. Nothing of it runs any more; the record stays.")
 
 
-def set_up(children: "Children", port: int, api: str, console: Console) -> None:
-    """Server, store and keys, worker with its pool, deployments; a line as each is there."""
+def addresses(port: int) -> dict[str, str]:
+    """Where the servers will be, by the variables that runs read: Prefect's API on `port`, the pages beside it."""
+    reports = beside_of(port)
+    at = {API: f"{port}/api", REPORTS: f"{reports}", EVIDENTLY: f"{beside_of(reports)}"}
+    return {name: f"http://{HOST}:{place}" for name, place in at.items()}
+
+
+def set_up(children: "Children", at: dict[str, str], console: Console) -> None:
+    """Servers, store and keys, worker with its pool, deployments; a line as each is there."""
+    api = at[API]
     with step("server", api.removesuffix("/api"), console):
-        children.start("server", "server", "start", "--host", HOST, "--port", str(port))
+        children.start("server", *PREFECT, "server", "start", "--host", HOST, "--port", port_of(api))
+        start_pages(children, at)
         make_record()
         children.wait_until(lambda: bool(ask("GET", f"{api}/health")), START_SECONDS)
-    with step("worker", f"work pool {POOL}, one run at a time", console):
-        children.start("worker", "worker", "start", "--pool", POOL, "--type", "process", "--name", POOL, "--limit", "1")
+    with step("worker", f"work pool {POOL}", console):
+        worker = ("--pool", POOL, "--type", "process", "--name", POOL, "--limit", str(RUNS_AT_ONCE))
+        children.start("worker", *PREFECT, "worker", "start", *worker)
         children.wait_until(lambda: worker_reported(api, children.began), START_SECONDS)
         close_left_over(api, children.began)
         children.wait_until(lambda: queue_paused(api, False), START_SECONDS)
     with step("deployments", "from prefect.yaml", console):
-        children.run("deploy", "--no-prompt", "deploy", "--all")
+        children.run("deploy", *PREFECT, "--no-prompt", "deploy", "--all")
+    with step("automations", "from deployments/automations.py", console):
+        try:
+            children.run("automations", *PYTHON, "deployments.automations", "--yes")
+        except ChildEnded as failed:  # runs start and are watched without them
+            warn(failed, console)
+    with step("pages", "reports, and drift in Evidently", console):
+        children.wait_until(lambda: pages_there(children, at), START_SECONDS)
 
 
-def environment(home: Path, api: str) -> dict[str, str]:
-    """What server, worker and runs see. Prefect's settings for this folder are in prefect.toml."""
+def start_pages(children: "Children", at: dict[str, str]) -> None:
+    """What links lead to. Whoever only looks can do without, so neither ends the rest if it ends."""
+    shown = settings().evidently_path
+    shown.mkdir(parents=True, exist_ok=True)
+    children.start("reports", *PYTHON, "deployments.reports", "--port", port_of(at[REPORTS]), needed=False)
+    evidently = ("evidently.cli", "ui", "--workspace", str(shown), "--host", HOST, "--port", port_of(at[EVIDENTLY]))
+    children.start("evidently", *PYTHON, *evidently, needed=False)
+
+
+def pages_there(children: "Children", at: dict[str, str]) -> bool:
+    """Both answer, or have ended and were named."""
+    asked = {"reports": f"{at[REPORTS]}/health", "evidently": f"{at[EVIDENTLY]}/api/version"}
+    return all(ask("GET", asked[name]) for name in asked if children.has(name))
+
+
+def environment(home: Path, at: dict[str, str]) -> dict[str, str]:
+    """What servers, worker and runs see. Prefect's settings for this folder are in prefect.toml."""
     return {
         "PREFECT_HOME": str(home / "prefect"),
         "DO_NOT_TRACK": "1",
         "GX_ANALYTICS_ENABLED": "false",
+        "EVIDENTLY_SECRET": token_urlsafe(),  # nobody is told: its UI shows what runs wrote, and changes nothing
         **os.environ,
-        **{name: f"{os.environ[name]},{HOST}" if os.environ.get(name) else HOST for name in ("NO_PROXY", "no_proxy")},
+        **beside.past_the_proxy(),
         "AUDIT_HOME": str(home),
-        "PREFECT_API_URL": api,
+        **at,
     }
 
 
@@ -120,11 +157,26 @@ def chosen_port(asked: int | None, console: Console) -> int:
         return asked or PORT
     if asked:
         raise UserError(f"Port {asked} is taken.", hint="Name another one, or leave --port out.")
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = int(free.getsockname()[1])
+    port = any_free_port()
     console.print(f"[yellow]![/yellow] Port {PORT} is taken by another program; {port} is used instead.")
     return port
+
+
+def any_free_port() -> int:
+    """One that the system chooses."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return int(free.getsockname()[1])
+
+
+def beside_of(port: int) -> int:
+    """The next port, else any free one."""
+    return port + 1 if port < LAST_PORT and is_free(port + 1) else any_free_port()
+
+
+def port_of(address: str) -> str:
+    """As an option's value."""
+    return str(urlsplit(address).port)
 
 
 def is_free(port: int) -> bool:
@@ -149,8 +201,7 @@ def only_one_of_us(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            noted = home / "ui.url"
-            where = noted.read_text().strip().removesuffix("/api") if noted.exists() else "it is still starting"
+            where = beside.noted(home).get(API, "it is still starting").removesuffix("/api")
             raise UserError(f"`make ui` already runs here ({where}).", hint="End that one with Ctrl-C first.") from None
         yield
 
@@ -252,16 +303,23 @@ def step(name: str, what: str, console: Console) -> Iterator[None]:
     console.print(f"[green]✓[/green] {name:<12} {what}  [dim]{time.monotonic() - began:.0f} s[/dim]", soft_wrap=True)
 
 
-def tell_where_to_look(api: str, console: Console) -> None:
+def warn(failed: AuditError, console: Console) -> None:
+    """A failure that the rest goes on without."""
+    console.print(f"[yellow]![/yellow] {escape(str(failed))}", soft_wrap=True)
+
+
+def tell_where_to_look(at: dict[str, str], console: Console) -> None:
     """What one can do now."""
     scripts = shown(Path(sys.executable).parent)
     console.print(
-        f"\nUI            [bold]{api.removesuffix('/api')}[/bold]\n"
+        f"\nUI            [bold]{at[API].removesuffix('/api')}[/bold]\n"
+        f"Reports       {at[REPORTS]}   data docs, drift, evaluations\n"
+        f"Drift         {at[EVIDENTLY]}   month by month, in Evidently's own UI\n"
         f"Start a run   in the UI under Deployments; by  make run  in another terminal; or by\n"
-        f"              PREFECT_API_URL={api} {scripts}/prefect deployment run pipeline/pipeline\n"
+        f"              PREFECT_API_URL={at[API]} {scripts}/prefect deployment run pipeline/pipeline\n"
         f"See it        {scripts}/audit runs\n"
         f"Logs          {shown(settings().home / 'logs')}\n"
-        "\nCtrl-C ends worker and server.",
+        "\nCtrl-C ends all of it.",
         soft_wrap=True,
     )
 
@@ -278,6 +336,7 @@ class Child:
     name: str
     process: subprocess.Popen[bytes]
     log: Path
+    needed: bool = True  # the rest ends with it
 
     def how_it_ended(self) -> ChildEnded:
         """How it ended, and its last words."""
@@ -289,9 +348,10 @@ class Child:
 class Children:
     """The processes that were started here, and the wish to end them. Made on the main thread, once."""
 
-    def __init__(self, logs: Path, environment: dict[str, str]) -> None:
+    def __init__(self, logs: Path, environment: dict[str, str], console: Console) -> None:
         self.logs = logs
         self.environment = environment
+        self.console = console
         self.started: list[Child] = []
         self.began = datetime.now(UTC)
         self.asked_to_end = False
@@ -303,15 +363,17 @@ class Children:
         """Only a note: an exception out of a signal handler could come between a child's start and its being listed."""
         self.asked_to_end = True
 
-    def start(self, name: str, *arguments: str) -> Child:
-        """Start `prefect ARGUMENTS`, to last until the end."""
-        child = self._popen(name, arguments)
-        self.started.append(child)
-        return child
+    def start(self, name: str, *command: str, needed: bool = True) -> None:
+        """Start a command that is to last until the end."""
+        self.started.append(self._popen(name, command, needed))
 
-    def run(self, name: str, *arguments: str) -> None:
-        """Run `prefect ARGUMENTS` to its end. Raises ChildEnded if that is not 0."""
-        child = self._popen(name, arguments)
+    def has(self, name: str) -> bool:
+        """Whether the child of that name has not ended, as far as is known."""
+        return any(child.name == name for child in self.started)
+
+    def run(self, name: str, *command: str) -> None:
+        """Run a command to its end. Raises ChildEnded if that is not 0."""
+        child = self._popen(name, command)
         try:
             self.wait_until(lambda: child.process.poll() is not None, START_SECONDS)
         finally:
@@ -342,15 +404,17 @@ class Children:
     def _check(self) -> None:
         if self.asked_to_end:
             raise AskedToEnd
-        for child in self.started:
-            if child.process.poll() is not None:
+        for child in [child for child in self.started if child.process.poll() is not None]:
+            if child.needed:
                 raise child.how_it_ended()
+            self.started.remove(child)
+            warn(child.how_it_ended(), self.console)
 
-    def _popen(self, name: str, arguments: Sequence[str]) -> Child:
+    def _popen(self, name: str, command: Sequence[str], needed: bool = True) -> Child:
         log = self.logs / f"{name}.log"
         with log.open("wb") as words:
             process = subprocess.Popen(
-                [*PREFECT, *arguments],
+                command,
                 cwd=CLONE,  # for prefect.toml and prefect.yaml
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
@@ -358,7 +422,7 @@ class Children:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        return Child(name, process, log)
+        return Child(name, process, log, needed)
 
 
 def end(child: Child) -> None:
