@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FINDINGS = {f"{EVENT}.drift.detected", f"{EVENT}.performance.decayed"}
 ENDED = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "TimedOut", "Crashed", "Cancelled")}
 WAITING = {f"prefect.flow-run.{state}" for state in ("Paused", "Suspended", "AwaitingConcurrencySlot")}
-SILENT = timedelta(seconds=90)  # three heartbeats of prefect.yaml's PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+SILENT = timedelta(minutes=3)  # six heartbeats of prefect.yaml; a server that restarts hears none meanwhile
 LOST = "No sign of life: its process is gone."
 TAKEN_UP = 2  # times; a run that takes its machine down with it must not go on doing so
 QUIET = timedelta(minutes=30)  # after a message about one deployment, further ones are held back so long
@@ -195,7 +195,8 @@ def crashed(notify: "SendNotification") -> "AutomationCore":
         f"{OURS}: tell of a crashed run",
         notify,
         "✗ Crashed: {{ flow_run.name }}",
-        "Its process ended before the run did. Start it again once you know why.",
+        "Its process ended before the run did. One that fell silent is taken up again by itself; start any other again "
+        "once you know why.",
     )
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 from prefect import State
@@ -115,7 +115,12 @@ def _answer(request: Request) -> Answer | None:
             left = request.answer_by - datetime.now(UTC) + GRACE
             form = Decision.with_initial_data(description=f"{said}{request.page}")
             try:
-                return pause_flow_run(form, timeout=int(left.total_seconds()), poll_interval=POLL_SECONDS).answer()
+                return pause_flow_run(
+                    form,
+                    timeout=int(left.total_seconds()),
+                    poll_interval=POLL_SECONDS,
+                    key=uuid4().hex,  # of two attempts of one run, neither takes the answer to the other's form
+                ).answer()
             except ValidationError:  # resumed past the form
                 continue
             except UserError as nothing:

@@ -1,7 +1,7 @@
 """What runs when, and what reacts to what, as the Prefect server has it: put on record when it has changed.
 
 Somebody may pause a schedule or edit an automation in the UI at any time, so this is read from the server, never
-from the files that were deployed. Values of environment variables are keyed hashes: they may be secrets.
+from the files that were deployed. Values of environment variables, and of what is named like a secret, are keyed hashes.
 """
 
 import logging
@@ -86,6 +86,14 @@ def as_defined(automation: "AutomationCore") -> dict[str, Any]:
     return ordered
 
 
+def hidden(told: dict[str, Any]) -> dict[str, Any]:
+    """`told` with keyed hashes for what is below any `env` and for what is named like a secret."""
+    return {
+        name: _hashed(value) if name == "env" or redact.is_secret(name) else _hidden_below(value)
+        for name, value in told.items()
+    }
+
+
 def _of_spec(spec: str, client: "SyncPrefectClient") -> Iterator[tuple[str, dict[str, Any]]]:
     """`deployment training/training`, `automation …`, each with what it consists of."""
     every = deployments(client)
@@ -96,7 +104,7 @@ def _of_spec(spec: str, client: "SyncPrefectClient") -> Iterator[tuple[str, dict
     for automation in automations(client):
         meant = [every[ids[id]] for id in _deployments_of(automation) if id in ids]
         if any(spec in deployment.tags for deployment in meant) or (is_ours(automation) and not meant):
-            yield f"automation {automation.name}", as_defined(automation)
+            yield f"automation {automation.name}", hidden(as_defined(automation))
 
 
 def _deployments_of(automation: "Automation") -> list[UUID]:
@@ -105,16 +113,16 @@ def _deployments_of(automation: "Automation") -> list[UUID]:
 
 
 def _deployment(deployment: "DeploymentResponse") -> dict[str, Any]:
-    told = deployment.model_dump(mode="json")
+    told = hidden(deployment.model_dump(mode="json"))
     job = dict(told["job_variables"])
     environment = job.pop("env", None) or {}
     limit = deployment.global_concurrency_limit
     return {
         **{name: told.get(name) for name in _SHOWN_OF_DEPLOYMENT},
-        "parameters": _named(deployment.parameters),
+        "parameters": _named(told["parameters"]),
         "concurrency_limit": limit.limit if limit else None,
         "job_variables": _named(job),
-        "environment": {name: _hashed(value) for name, value in environment.items()},
+        "environment": environment,
         "schedules": {
             schedule["slug"] or f"without a slug {number}": {name: schedule[name] for name in _SHOWN_OF_SCHEDULE}
             for number, schedule in enumerate(told["schedules"])
@@ -126,8 +134,35 @@ def _named(values: dict[str, Any]) -> dict[str, Any]:
     return {one.name: one.model_dump(mode="json")["value"] for one in redact.parameters(values)}
 
 
-def _hashed(value: object) -> str:
-    return keyed(read_mask_key(settings().keys_path), "environment", str(value))[:16]
+def _hidden_below(value: object) -> object:
+    match value:
+        case dict():
+            return hidden(value)
+        case list():
+            return [_hidden_below(one) for one in value]
+        case _:
+            return value
+
+
+def _hashed(value: object) -> object:
+    """Each value in `value`, with the names that lead to it; Kubernetes has lists of `name` and `value`."""
+    match value:
+        case None:
+            return None
+        case dict():
+            return _hashes(value)
+        case list():
+            return [{**_hashes(one), "name": one["name"]} if _is_named(one) else _hashed(one) for one in value]
+        case _:
+            return f"keyed:{keyed(read_mask_key(settings().keys_path), 'environment', str(value))[:16]}"
+
+
+def _hashes(values: dict[str, Any]) -> dict[str, object]:
+    return {name: _hashed(one) for name, one in values.items()}
+
+
+def _is_named(one: object) -> bool:
+    return isinstance(one, dict) and "name" in one
 
 
 def _known(spec: str) -> Sequence[str]:

@@ -98,14 +98,14 @@ def next_to_monitor(spec: Spec) -> Window | None:
 
 
 def outcomes_due(spec: Spec, today: date) -> list[Decided]:
-    """The decisions whose outcomes should be known by `today` and were not yet, in order of time.
+    """The decisions whose outcomes should be known by `today` and have no verdict yet, in order of time.
 
     Of a window that was decided on twice, the later decisions count.
     """
     measured = {
         checked.payload["decisions"]["address"]
         for checked in read.events(open_store(), types=("performance.checked",), spec=spec.name)
-        if checked.payload and checked.payload["verdict"] != "not known yet"
+        if checked.payload and checked.payload["verdict"] in ("steady", "decayed")
     }
     latest = {d.window: d for d in _decided(spec)}
     due = (d for d in latest.values() if d.window.end + timedelta(days=spec.performance.delay_days) <= today)

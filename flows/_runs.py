@@ -29,6 +29,9 @@ log = logging.getLogger("audit")
 
 T = TypeVar("T")
 
+# The use case that ships: in the UI a flow that has no parameter without a default is started with two clicks.
+SHIPPED = "flows/specs/flights.yaml"
+
 NEXT = {"training": known.next_to_train, "scoring": known.next_to_score, "monitoring": known.next_to_monitor}
 BY_THE_CHAMPION = ("scoring", "monitoring")
 
@@ -129,11 +132,15 @@ def tell_of_failure(flow: "Flow[Any, Any]", flow_run: "FlowRun", state: "State[A
     from tasks.alert import tell_failure
 
     if flow_run.parent_task_run_id is None:
-        tell_failure(flow.name, flow_run.name, str(flow_run.id), Path(str(flow_run.parameters["spec_file"])), state)
+        tell_failure(flow.name, flow_run.name, str(flow_run.id), _spec_file(flow_run), state)
 
 
 def tell_of_completion(flow: "Flow[Any, Any]", flow_run: "FlowRun", state: "State[Any]") -> None:
     """on_completion of our flows: word that it is over, where people were told that this flow had failed."""
     from tasks.alert import tell_completion
 
-    tell_completion(flow.name, str(flow_run.id), Path(str(flow_run.parameters["spec_file"])))
+    tell_completion(flow.name, str(flow_run.id), _spec_file(flow_run))
+
+
+def _spec_file(flow_run: "FlowRun") -> Path:
+    return Path(str(flow_run.parameters.get("spec_file", SHIPPED)))

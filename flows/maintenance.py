@@ -9,7 +9,7 @@ from audit import flow
 from audit.spec.load import load_spec
 from flows._deployed import note_deployed
 from flows._findings import maintenance_finding
-from flows._runs import run_name, tell_of_completion, tell_of_failure
+from flows._runs import SHIPPED, run_name, tell_of_completion, tell_of_failure
 from tasks.alert import send_summary, tell
 from tasks.upkeep import look_after
 
@@ -20,7 +20,7 @@ from tasks.upkeep import look_after
     on_failure=[tell_of_failure],
     on_crashed=[tell_of_failure],
 )
-def maintenance(spec_file: str, min_free_gb: float = 1.0) -> State[Any]:
+def maintenance(spec_file: str = SHIPPED, min_free_gb: float = 1.0) -> State[Any]:
     """Store, spool, disk, late runs, open questions and undelivered messages; one message where any is not in order.
 
     What it finds wrong is no failure of its own: the run completes and says so, with a damaged store as well.

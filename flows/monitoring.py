@@ -13,7 +13,7 @@ from audit.events.references import Window
 from audit.spec.model import Spec
 from flows import _known as known
 from flows._findings import anomaly_finding, decay_finding
-from flows._runs import begin, run_name, tell_of_completion, tell_of_failure
+from flows._runs import SHIPPED, begin, run_name, tell_of_completion, tell_of_failure
 from tasks.alert import get_ready, recover, send_alert, tell, tell_of_drift
 from tasks.anomalies import check_anomalies
 from tasks.drift import DriftVerdict, check_drift
@@ -46,7 +46,7 @@ class Monitored(BaseModel):
     on_failure=[tell_of_failure],
     on_crashed=[tell_of_failure],
 )
-def monitoring(spec_file: str, window: Window | None = None) -> Monitored | State[Any]:
+def monitoring(spec_file: str = SHIPPED, window: Window | None = None) -> Monitored | State[Any]:
     """Drift and unusual figures in one window, and how the model did wherever outcomes have come in; alerts for each.
 
     Args:

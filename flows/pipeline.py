@@ -11,7 +11,7 @@ from prefect import State
 from audit import ModelVersion, flow
 from flows import _known as known
 from flows._approval import without_champion
-from flows._runs import begin, run_name, tell_of_completion, tell_of_failure, with_progress
+from flows._runs import SHIPPED, begin, run_name, tell_of_completion, tell_of_failure, with_progress
 from flows.monitoring import Monitored, monitoring
 from flows.scoring import scoring
 from flows.training import training
@@ -23,7 +23,7 @@ from flows.training import training
     on_failure=[tell_of_failure],
     on_crashed=[tell_of_failure],
 )
-def pipeline(spec_file: str, until: date | None = None) -> ModelVersion | State[Any]:
+def pipeline(spec_file: str = SHIPPED, until: date | None = None) -> ModelVersion | State[Any]:
     """Train on the first months, then decide on each following month; drift or decay leads to a new model.
 
     Args:

@@ -8,7 +8,7 @@ from prefect.states import Completed
 from audit import DatasetVersion, flow
 from audit.events.references import Window
 from flows import _known as known
-from flows._runs import begin, run_name, tell_of_completion, tell_of_failure
+from flows._runs import SHIPPED, begin, run_name, tell_of_completion, tell_of_failure
 from tasks.alert import tell_of_scoring
 from tasks.features import build_features
 from tasks.ingest import ingest
@@ -22,7 +22,7 @@ from tasks.validate import validate
     on_failure=[tell_of_failure],
     on_crashed=[tell_of_failure],
 )
-def scoring(spec_file: str, window: Window | None = None) -> DatasetVersion | State[Any]:
+def scoring(spec_file: str = SHIPPED, window: Window | None = None) -> DatasetVersion | State[Any]:
     """The champion's decisions on one window.
 
     Args:

@@ -8,7 +8,7 @@ from audit import ModelVersion, flow
 from audit.events.references import Window
 from flows import _known as known
 from flows._approval import ask_a_person
-from flows._runs import begin, note_retraining, run_name, tell_of_completion, tell_of_failure
+from flows._runs import SHIPPED, begin, note_retraining, run_name, tell_of_completion, tell_of_failure
 from tasks.alert import gate_finding, recover, tell
 from tasks.evaluate import evaluate
 from tasks.features import build_features, split
@@ -24,7 +24,9 @@ from tasks.validate import validate
     on_failure=[tell_of_failure],
     on_crashed=[tell_of_failure],
 )
-def training(spec_file: str, window: Window | None = None, cause: str | None = None) -> ModelVersion | State[Any]:
+def training(
+    spec_file: str = SHIPPED, window: Window | None = None, cause: str | None = None
+) -> ModelVersion | State[Any]:
     """Raw data to a judged model; promoted only when every gate holds and, where the spec wants one, a person approves.
 
     Args:

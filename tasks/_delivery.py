@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -26,9 +26,12 @@ Gravity = Literal["info", "success", "warning", "failure"]  # apprise's words: c
 
 RETRY_DELAYS_SECONDS = (1.0, 4.0)  # in all, what a run waits for a target that is away
 BUSY_SECONDS = 10.0  # and for one that has too much to do: apprise does not hand on what its Retry-After asks for
+PATIENCE_SECONDS = 40.0  # for all of it; below the two minutes after which a message without an outcome has died
 TOO_MANY = 429
 TALKATIVE = ("apprise", "urllib3.connectionpool", "httpx")  # loggers that quote addresses, the latter whole
 DEFAULT = "default"
+
+_said: dict[int, list[str]] = {}  # by thread, what apprise says while it sends
 
 
 class Message(NamedTuple):
@@ -75,28 +78,45 @@ def import_ahead() -> None:
 
 
 def deliver(message: Message, to: Sequence[str]) -> list[Delivery]:
-    """Try every target, all at once, so that a mail server that is away does not hold up the pager."""
-    with ThreadPoolExecutor(max_workers=max(len(to), 1), thread_name_prefix="alert") as threads:
-        tried = [threads.submit(copy_context().run, _deliver, message, name) for name in to]
-        return [each.result() for each in tried]
+    """Try every target, all at once, so that a mail server that is away does not hold up the pager.
+
+    A target that has not answered in time is given up, its thread left to itself: the timeouts of what sends are for
+    each byte, and one that drips would hold a run for ever.
+    """
+    until = time.monotonic() + PATIENCE_SECONDS
+    tried = [(name, _begun(message, name, until)) for name in to]
+    return [_awaited(name, outcome, until) for name, outcome in tried]
 
 
-def target_shown(url: str) -> str:
-    """The address without its secrets: `json://example.org`, or `slack://…` where the host would be a token."""
-    plugin = _plugin(url)
-    return _shown(plugin) if plugin else "an unknown address"
+def _begun(message: Message, to: str, until: float) -> "Future[Delivery]":
+    outcome: Future[Delivery] = Future()
+    run = copy_context().run
+
+    def tell() -> None:
+        outcome.set_result(run(_deliver, message, to, until))
+
+    threading.Thread(target=tell, name=f"alert {to}", daemon=True).start()  # a pool's threads hold up the exit
+    return outcome
 
 
-def _deliver(message: Message, to: str) -> Delivery:
+def _awaited(to: str, outcome: "Future[Delivery]", until: float) -> Delivery:
+    try:
+        return outcome.result(max(until - time.monotonic(), 0))
+    except TimeoutError:
+        return Delivery(to, to, 1, "no answer")
+
+
+def _deliver(message: Message, to: str, until: float) -> Delivery:
     shown, attempts = to, 0
     try:
         target = _target(to)
         shown, failure = target.shown, target.send(message)
         attempts = 1
         for delay in RETRY_DELAYS_SECONDS:
-            if failure is None or not failure.again:
+            wait = max(delay, failure.wait_seconds) if failure else 0
+            if failure is None or not failure.again or time.monotonic() + wait > until:
                 break
-            time.sleep(max(delay, failure.wait_seconds))
+            time.sleep(wait)
             attempts, failure = attempts + 1, target.send(message)
     except _NoTarget as none:
         failure = Failure(str(none))
@@ -211,22 +231,21 @@ def _answered(status: int) -> Failure:
 def _unheard() -> Iterator[list[str]]:
     """What apprise says meanwhile in this thread. It and what it sends through may quote the address: no log gets it,
     whatever its level and handlers."""
-    said: list[str] = []
+    for name in TALKATIVE:
+        logging.getLogger(name).addFilter(_kept)
     here = threading.get_ident()
-
-    def keep(line: logging.LogRecord) -> bool:
-        if line.thread == here and line.name == "apprise":
-            said.append(line.getMessage())
-        return line.thread != here and line.name != "apprise"
-
-    loggers = [logging.getLogger(name) for name in TALKATIVE]
-    for logger in loggers:
-        logger.addFilter(keep)
+    said = _said[here] = []
     try:
         yield said
     finally:
-        for logger in loggers:
-            logger.removeFilter(keep)
+        del _said[here]
+
+
+def _kept(line: logging.LogRecord) -> bool:
+    """One filter for all threads: the first of several that says no keeps the line from the others."""
+    if line.name == "apprise" and line.thread in _said:
+        _said[line.thread].append(line.getMessage())
+    return line.thread not in _said and not (_said and line.name == "apprise")
 
 
 def _shown(plugin: "NotifyBase") -> str:

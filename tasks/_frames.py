@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from audit.artifacts import datasets, reports
+from audit.artifacts import datasets
 from audit.errors import BadData, SpecError
 from audit.events.payloads import DatasetFacts, Gate, Metric, Named, Source, Used
 from audit.events.references import DatasetVersion, ModelVersion, Report, Window
+from audit.privacy import redact
 from audit.recording.registry import Candidate
 from audit.spec.load import where
 from audit.spec.model import Dtype, Spec
@@ -66,10 +67,14 @@ def candidate(model: ModelVersion, evaluation: Evaluation, cause: str | None = N
 
 def in_words(gate: Gate) -> str:
     """`auc 0.6120, wanted >= 0.7`."""
+    return f"{gate.name} {found(gate)}, wanted {gate.limit}"
+
+
+def found(gate: Gate) -> str:
+    """What a gate found: `0.6120`, and `32,407` where it counts."""
     if gate.value is None:
-        return f"{gate.name} could not be measured, wanted {gate.limit}"
-    value = f"{gate.value:,.0f}" if gate.value.is_integer() else f"{gate.value:.4f}"
-    return f"{gate.name} {value}, wanted {gate.limit}"
+        return "could not be measured"
+    return f"{gate.value:,.0f}" if gate.value.is_integer() else f"{gate.value:.4f}"
 
 
 def with_interval(metric: Metric, *, signed: bool = False) -> str:
@@ -191,13 +196,16 @@ def scores(model: "Pipeline", frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[
     return probabilities
 
 
-def leave_markdown(key: str, markdown: str) -> None:
-    """Leave a page beside the task run in Prefect's UI; outside of a run there is nobody to leave it to."""
+def leave_markdown(key: str, markdown: str, description: str | None = None) -> None:
+    """Leave a page beside the task run in Prefect's UI; outside of a run there is nobody to leave it to.
+
+    `description` is the finding in a line: all that the UI shows before the page is opened.
+    """
     from prefect.artifacts import create_markdown_artifact
     from prefect.context import TaskRunContext
 
     if TaskRunContext.get():
-        create_markdown_artifact(markdown, key=key.replace("_", "-"))
+        create_markdown_artifact(markdown, key=key.replace("_", "-"), description=description)
 
 
 def leave_table(
@@ -209,21 +217,6 @@ def leave_table(
 
     if TaskRunContext.get():
         create_table_artifact([dict(row) for row in rows], key=key.replace("_", "-"), description=description)
-
-
-def leave_link(key: str, report: Report) -> None:
-    """Leave a link to a report beside the task run in Prefect's UI; none where nobody could open it."""
-    if address := reports.link(report):
-        leave_link_to(key, address, report.name)
-
-
-def leave_link_to(key: str, address: str, text: str) -> None:
-    """Leave a link to any page of ours; likewise."""
-    from prefect.artifacts import create_link_artifact
-    from prefect.context import TaskRunContext
-
-    if TaskRunContext.get():
-        create_link_artifact(address, key=key.replace("_", "-"), link_text=text)
 
 
 def links(pages: Mapping[str, str | None]) -> str:
@@ -238,15 +231,21 @@ def as_markdown(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table of markdown; what a cell holds cannot end it."""
+    """A table of markdown; what a cell holds cannot end it, and is shown as it is."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(redact.unmarked, line)) + " |" for line in lines)
 
 
 def bar(ratio: float, width: int = 20) -> str:
     """`ratio` as a text bar of `width` cells, half of it up to 1; a ratio of 2 or more fills it."""
     filled = min(width, max(0, round(ratio * width / 2)))
     return "█" * filled + "░" * (width - filled)
+
+
+def short(digest: str | None) -> str:
+    """`sha256:1234abcd…`: enough to tell two apart, and fit for a table; empty where there is none."""
+    algorithm, _, value = (digest or "").partition(":")
+    return f"{algorithm}:{value[:8]}…" if value else ""
 
 
 def subject(reference: DatasetVersion | ModelVersion) -> str:

@@ -21,6 +21,7 @@ class Told:
     sent_at: datetime | None = None  # when a message of it last arrived
     severity: str = "debug"  # of the gravest that arrived since all was well
     title: str = ""  # of the last finding that arrived
+    window: str = ""  # the latest that people were told of since all was well; its texts sort as their dates do
     open: bool = False  # people know of a problem, and not that it is over
     recovered_at: datetime | None = None  # when they were last told that it is
     raised: Recorded | None = None  # the last message that was to go out
@@ -39,8 +40,13 @@ class Told:
         """Whether some process is busy with the last message. One that says nothing for so long has died."""
         return self.raised is not None and not self.settled and now < _time(self.raised) + OUTCOME_DUE
 
-    def may_recover(self, quiet: timedelta, now: datetime) -> bool:
-        """Whether people wait for word that it is over. Of what comes and goes they hear that once in a quiet time."""
+    def may_recover(self, window: str | None, quiet: timedelta, now: datetime) -> bool:
+        """Whether people wait for word that it is over. Of what comes and goes they hear that once in a quiet time.
+
+        A quiet window before the one that they were told of says nothing of that one.
+        """
+        if window and window < self.window:
+            return False
         just_told = self.recovered_at is not None and now < self.recovered_at + quiet
         return self.open and not just_told and not self.is_on_its_way(now)
 
@@ -68,11 +74,11 @@ def _after(known: Told, event: Recorded) -> Told:
 
 def _arrived(known: Told, event: Recorded) -> Told:
     """The message reached a target: it stands for all that was untold when it was raised."""
-    known = replace(known, settled=known.settled or _is_of(event, known.raised))
+    known = replace(known, settled=known.settled or _is_of(event, known.raised), window=_latest_told(known, event))
     if known.raised and _is_of(event, known.raised):
         known = replace(known, untold=tuple(each for each in known.untold if each.seq > known.raised.seq))
     if event.payload["kind"] == "recovered":
-        return replace(known, open=False, severity="debug", recovered_at=_time(event))
+        return replace(known, open=False, severity="debug", window="", recovered_at=_time(event))
     return replace(
         known,
         sent_at=_time(event),
@@ -80,6 +86,13 @@ def _arrived(known: Told, event: Recorded) -> Told:
         title=event.payload["title"] if _is_finding(event) else known.title,
         open=True,
     )
+
+
+def _latest_told(known: Told, arrived: Recorded) -> str:
+    """The latest window of what was told before, of this message, and of the findings that it stands for."""
+    raised = known.raised.seq if known.raised and _is_of(arrived, known.raised) else 0
+    told = [arrived, *(each for each in known.untold if each.seq <= raised)]
+    return max(known.window, *(each.payload.get("window") or "" for each in told))
 
 
 def _is_finding(event: Recorded) -> bool:

@@ -5,11 +5,12 @@ reads every one of them: two writers at once, or a file that was cut short, and 
 written into a workspace of its own, beside the one that is shown, and moved over file by file when it is whole.
 """
 
+import json
 import logging
 from datetime import datetime, time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from audit.events.payloads import DriftFacts
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("audit")
 
+A_LINE = ("type", "column", "method")  # distances in another measure are another line
 NAMESPACE = uuid5(NAMESPACE_URL, "prefect-audit/evidently")
 
 
@@ -74,8 +76,23 @@ def _write(beside: Path, snapshot: "Snapshot", facts: DriftFacts, spec: Spec) ->
     )
     for panel in _panels(facts):
         project.dashboard.add_panel(panel)
-    written = Path(workspace.add_run(project.id, snapshot, include_data=False).url)
+    written = Path(workspace.add_run(project.id, _comparable(snapshot), include_data=False).url)
     written.rename(written.with_name(f"{run_of(facts)}.json"))
+
+
+def _comparable(snapshot: "Snapshot") -> "Snapshot":
+    """The run without the settings of its metrics, thresholds first: Evidently's charts take figures that were measured
+    under other settings for another line, and every model has thresholds of its own."""
+    from evidently.core.report import Snapshot
+
+    return Snapshot.load_dict(json.loads(snapshot.dumps(), object_hook=_without_settings))
+
+
+def _without_settings(found: dict[str, Any]) -> dict[str, Any]:
+    """A metric's configuration with nothing but what its line is; any other part of a run as it is."""
+    if found.keys() != {"metric_id", "params"}:
+        return found
+    return found | {"params": {name: value for name, value in found["params"].items() if name in A_LINE}}
 
 
 def _panels(facts: DriftFacts) -> "list[DashboardPanelPlot]":

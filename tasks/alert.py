@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 ROOM = 1_000  # characters of a message: PagerDuty refuses more than 1,024; the whole of it is on record
 TOP = 3  # drifted columns that a message names, findings that a summary does
-BUSY_TRIES = 6  # half a minute, after which a message goes out though it may be the second
 REMEMBERED = timedelta(days=40)  # a problem of a monthly run is still known as one when the next run is well
 SUMMED_UP = timedelta(days=7)  # what was held back longer ago is for `audit alerts`
 SIGNS: dict[str, str] = {"debug": "·", "info": "·", "warning": "⚠", "error": "✗", "critical": "✗"}
@@ -53,7 +52,6 @@ OVER: dict[str, str] = {
     "gate": "A new model was not turned away by its gates.",
     "scoring": "Nearly every row could be scored.",
     "anomaly": "The figures are within this use case's own history.",
-    "approval": "The candidate was decided on.",
     "maintenance": "Store, disk and runs are in order.",
     "failed": "The flow completed.",
 }
@@ -74,6 +72,7 @@ class Finding(BaseModel):
     cause: str | None = None  # the event that it tells of
     about: str | None = None  # flow or model version, where each is to have a quiet time of its own
     of: AlertKind | None = None  # the kind that a summary or a recovery is of
+    report: str | None = None  # address of the page that shows it
 
     @property
     def topic(self) -> tuple[str, str | None]:
@@ -111,11 +110,11 @@ def drift_finding(verdict: Verdict, spec: Spec, window: Window | None) -> Findin
                 _scores(drifted),
                 "The pipeline or the automation retrains for it; nothing to do unless the new model fails its gates.",
                 "Where neither runs, start the training flow with this event as its cause.",
-                _report(verdict.report),
             ),
             severity="warning",
             window=str(window) if window else None,
             cause=verdict.event,
+            report=_address(verdict.report),
         )
     if not scores:
         return None
@@ -126,11 +125,11 @@ def drift_finding(verdict: Verdict, spec: Spec, window: Window | None) -> Findin
             _scores(scores + [column for column in drifted if column.of != "prediction"]),
             "Nothing retrains for it. Look at the report; if the scores are wrong, start the training flow with this "
             "event as its cause.",
-            _report(verdict.report),
         ),
         severity="warning",
         window=str(window) if window else None,
         cause=verdict.event,
+        report=_address(verdict.report),
     )
 
 
@@ -192,7 +191,15 @@ def failed_finding(flow: str, run: str, run_id: str, spec: Spec | None, error: B
     )
 
 
-@task(task_run_name="alert {finding.kind}")
+def _run_name() -> str:
+    """`alert drift flights 2013-07`."""
+    from prefect.runtime import task_run
+
+    finding, spec = task_run.parameters["finding"], task_run.parameters["spec"]
+    return " ".join(part for part in ("alert", finding.kind, spec and spec.name, finding.window) if part)
+
+
+@task(task_run_name=_run_name)
 def send_alert(finding: Finding, spec: Spec | None = None) -> bool:
     """Whether the message reached a target; False also where it was held back or nobody is to be told.
 
@@ -200,9 +207,8 @@ def send_alert(finding: Finding, spec: Spec | None = None) -> bool:
     """
     sent = tell_of(finding, spec, f"spec/{spec.name}" if spec else "store")
     with _harmless(finding, "left no page beside its run"):
-        frames.leave_markdown(
-            f"{spec.name if spec else 'pipeline'}-alert", redact.text(f"**{finding.title}**\n\n{finding.body}\n")
-        )
+        page = redact.text(f"**{finding.title}**\n\n{finding.body}\n") + frames.links({"The report": finding.report})
+        frames.leave_markdown(f"{spec.name if spec else 'pipeline'}-alert", page)
     return sent
 
 
@@ -314,7 +320,7 @@ def _raised(
     def decided(connection: "Connection") -> "Sequence[Fact]":
         now = datetime.now(UTC)  # here, for the lock may have been waited for
         known = outbox.told(_events_now(connection, spec, finding.topic, now))
-        if finding.kind == "recovered" and not known.may_recover(quiet, now):
+        if finding.kind == "recovered" and not known.may_recover(finding.window, quiet, now):
             return []
         if finding.kind == "summary" and not known.untold:
             return []
@@ -327,23 +333,23 @@ def _raised(
         return [("alert.held", facts.model_copy(update={"reason": reason, "until": timestamp(until)}), subject)]
 
     try:
-        told = [made for type, made, _ in _patiently(decided) if type == "alert.raised"]
+        told = [made for type, made, _ in _decided(decided, facts) if type == "alert.raised"]
     except StoreUnavailable as away:  # better told twice than not at all
         log.warning("Whether %r was told before cannot be known; it is sent. %s", facts.title, away)
         told = [facts]
     return next((made for made in told if isinstance(made, AlertFacts)), None)
 
 
-def _patiently(decide: "Callable[[Connection], Sequence[Fact]]") -> "Sequence[Fact]":
-    """Decide in the store, and where others write for long ask again: who did not wait for them would send as well."""
+def _decided(decide: "Callable[[Connection], Sequence[Fact]]", facts: AlertFacts) -> "Sequence[Fact]":
+    """What `decide` makes of the record, which it is put on; a store that stays busy can still be read, and is."""
     from audit.recording.recorder import record_decided
 
-    for _ in range(BUSY_TRIES - 1):
-        try:
-            return record_decided(decide)
-        except StoreBusy:
-            continue  # it has waited for some seconds
-    return record_decided(decide)
+    try:
+        return record_decided(decide)
+    except StoreBusy as busy:
+        log.warning("Whether %r is told is decided, and not on record. %s", facts.title, busy)
+        with open_store().reading() as connection:
+            return decide(connection)
 
 
 def _facts(finding: Finding, spec: Spec | None, run_id: str | None) -> AlertFacts:
@@ -358,6 +364,7 @@ def _facts(finding: Finding, spec: Spec | None, run_id: str | None) -> AlertFact
         title=redact.text(f"{_sign(finding)} {finding.title}"),
         body=redact.text(finding.body),
         link=_link(run_id),
+        report=finding.report,
         window=finding.window,
         cause=finding.cause,
     )
@@ -385,6 +392,7 @@ def _for_people(raised: AlertFacts) -> str:
     also = f"stands for {_count(untold, 'finding')} of before as well: audit alerts" if untold else ""
     event = f"event {raised.cause}" if raised.cause else ""
     end = _lines(
+        f"Report: {raised.report}" if raised.report else "",
         f"Run: {raised.link}" if raised.link else "",
         " · ".join(part for part in (raised.severity, event, also) if part),
     )
@@ -398,7 +406,7 @@ def _recovery(kind: AlertKind, spec: Spec, window: str | None, about: str | None
     with _harmless("recovered", "could not be looked for"):
         with open_store().reading() as connection:
             known = outbox.told(_events_now(connection, spec, (kind, about), now))
-        if known.may_recover(timedelta(minutes=spec.alerts.quiet_minutes), now):
+        if known.may_recover(window, timedelta(minutes=spec.alerts.quiet_minutes), now):
             return Finding(
                 kind="recovered",
                 of=kind,
@@ -412,9 +420,15 @@ def _recovery(kind: AlertKind, spec: Spec, window: str | None, about: str | None
 
 
 def _summaries(spec: Spec | None, now: datetime) -> Iterator[Finding]:
-    """One for each topic with findings that nobody was told of and that may be told now."""
+    """One for each topic with findings that nobody was told of and that may be told now.
+
+    Of a request for approval that was decided on meanwhile there is nothing left to tell.
+    """
+    waiting = {request.id for request in read.awaiting_approval(open_store())}
     quiet = timedelta(minutes=(spec.alerts if spec else Alerts()).quiet_minutes)
     for topic in read.alert_topics(open_store(), spec.name if spec else None, timestamp(now - SUMMED_UP)):
+        if topic[0] == "approval" and topic[1] not in waiting:
+            continue
         with open_store().reading() as connection:
             known = outbox.told(_events_now(connection, spec, topic, now))
         finding = _summary(known, topic, spec) if known.untold else None
@@ -505,9 +519,9 @@ def _scores(drifted: Sequence[ColumnDrift]) -> str:
     return f"{shown} …" if len(drifted) > TOP else shown
 
 
-def _report(report: Report) -> str:
+def _address(report: Report) -> str:
     """Where a reader elsewhere can open it; a path on this machine would tell them nothing."""
-    return f"Report: {(reports.link(report) if settings().reports_url else None) or report.address}"
+    return (reports.link(report) if settings().reports_url else None) or report.address
 
 
 def _reason(error: BaseException | None) -> str:

@@ -161,9 +161,9 @@ def _history(decisions: DatasetVersion, spec: Spec, window: Window) -> tuple[lis
 
 
 def comparable(text: str | None, window: Window) -> bool:
-    """Whether what was decided on under this name is another window about as long."""
-    if text is None or text == str(window):
+    """Whether what was decided on under this name is an earlier window about as long."""
+    if text is None:
         return False
     other = Window.parse(text)
     ratio = (other.end - other.start) / (window.end - window.start)
-    return AS_LONG <= ratio <= 1 / AS_LONG
+    return other.end <= window.start and AS_LONG <= ratio <= 1 / AS_LONG

@@ -11,6 +11,7 @@ from audit.errors import NotAwaiting
 from audit.events.canonical import timestamp
 from audit.events.payloads import ApprovalFacts, Metric, used
 from audit.events.references import ModelVersion, Report
+from audit.privacy import redact
 from audit.recording import registry
 from audit.recording.registry import Answer
 from audit.spec.model import Spec
@@ -54,10 +55,9 @@ def request_approval(model: ModelVersion, evaluation: Evaluation, spec: Spec, ca
         answer_by=timestamp(limit),
         unanswered=spec.approval_time.unanswered,
     )
-    registry.request(facts)
+    asked = registry.request(facts)
     page = for_people(facts, evaluation)
     frames.leave_markdown(f"{spec.name}-approval", page)
-    asked = registry.requested(spec.name, model.version)
     return Request(spec=spec.name, version=facts.version, event=asked.id, answer_by=limit, page=page)
 
 
@@ -73,7 +73,7 @@ def decide(request: Request, answer: Answer | None) -> ModelVersion | None:
         else:
             outcome = registry.reject_unanswered(request.spec, request.version, datetime.now(UTC))
     except NotAwaiting as decided:
-        frames.leave_markdown(f"{request.spec}-promotion", str(decided))
+        frames.leave_markdown(f"{request.spec}-promotion", redact.unmarked(str(decided)))
         return read.champion(open_store(), request.spec)
     if outcome.step:
         frames.leave_markdown(f"{request.spec}-promotion", outcome.told())
@@ -81,15 +81,16 @@ def decide(request: Request, answer: Answer | None) -> ModelVersion | None:
 
 
 def for_people(facts: ApprovalFacts, evaluation: Evaluation) -> str:
-    """What the decision can rest on, as a page of markdown."""
+    """What the decision can rest on, as a page of markdown. The form shows its first lines, and scrolls."""
+    cause = next(iter(read.event(open_store(), facts.cause)), None) if facts.cause else None
     replaces = f"replace v{facts.champion}" if facts.champion else "become champion"
     after = "it is rejected" if facts.unanswered == "rejected" else "it goes on waiting, for `audit approve`"
     parts = (
-        f"**{facts.spec} v{facts.version}** is to {replaces}: {facts.reason}.",
+        f"**{facts.spec} v{facts.version}** is to {replaces}: {facts.reason}. {_why(cause)}",
         frames.as_markdown(list(_figures(facts, evaluation))),
         frames.as_markdown([{"gate": g.name, "wanted": g.limit, "found": _number(g.value)} for g in evaluation.gates]),
         frames.as_markdown([{"slice": s.slice, "rows": s.rows, "AUC": f"{s.value:.3f}"} for s in evaluation.slices]),
-        _why(facts.cause),
+        _drift(cause),
         frames.links({"The evaluation": reports.link(evaluation.report)}),
         f"Decide by {(facts.answer_by or '')[:16].replace('T', ' ')} UTC; after that {after}.",
     )
@@ -100,36 +101,35 @@ def _figures(facts: ApprovalFacts, evaluation: Evaluation) -> Iterator[dict[str,
     """Each metric of the candidate; beside it the champion's on the same rows, and the difference."""
     gains = {metric.name: metric for metric in evaluation.difference}
     for metric in evaluation.metrics:
-        row: dict[str, object] = {"metric": metric.name, f"v{facts.version}": _shown(metric)}
-        if gain := gains.get(metric.name):
+        gain = gains.get(metric.name)
+        own = f"{metric.value:.3f}" if gain else _shown(metric)  # the form is narrow
+        row: dict[str, object] = {"metric": metric.name.replace("_", " "), f"v{facts.version}": own}
+        if gain:
             row |= {f"v{facts.champion}": f"{metric.value - gain.value:.3f}", "difference": _shown(gain, signed=True)}
         yield row
 
 
-def _why(cause: str | None) -> str:
+def _why(cause: read.Recorded | None) -> str:
     """What made us train the candidate."""
-    found = read.event(open_store(), cause) if cause else []
-    if not found:
+    if cause is None:
         return ""
-    known = found[0].payload
-    text = f"It was trained because of {found[0].type}, event {found[0].id}."
-    if found[0].type != "drift.detected" or not known:
-        return text
-    drifted = [column for column in known["columns"] if column["drifted"]]
+    known = cause.payload
+    found = f": {known['drifted']} of {known['watched']} watched columns" if known.get("watched") else ""
+    where = f" in {known['window']}" if known.get("window") else ""
+    return f"It was trained because of {cause.type}{where}{found} (event {cause.id})."
+
+
+def _drift(cause: read.Recorded | None) -> str:
+    """The columns that drifted most, where drift was the reason."""
+    if cause is None or cause.type != "drift.detected" or not cause.payload:
+        return ""
+    drifted = [column for column in cause.payload["columns"] if column["drifted"]]
     drifted.sort(key=lambda column: -column["score"] / (column["threshold"] or 1))
     rows = [{"drifted": c["name"], "distance": f"{c['score']:.3f}", "limit": f"{c['threshold']:.3f}"} for c in drifted]
-    report = known.get("report")
-    link = (
-        reports.link(Report(name=report["of"], address=report["address"], digest=report["digest"])) if report else None
-    )
-    where = f" in {known['window']}" if known.get("window") else ""
-    return "\n\n".join(
-        [
-            f"{text} Drift{where}: {known['drifted']} of {known['watched']} watched columns.",
-            frames.as_markdown(rows[:TOP]),
-            frames.links({"The drift report": link}),
-        ]
-    )
+    told = cause.payload.get("report")
+    report = Report(name=told["of"], address=told["address"], digest=told["digest"]) if told else None
+    link = frames.links({"The drift report": reports.link(report) if report else None})
+    return "\n\n".join(part for part in (frames.as_markdown(rows[:TOP]), link) if part)
 
 
 def _shown(metric: Metric, *, signed: bool = False) -> str:

@@ -247,6 +247,13 @@ def check_drift(
     )
 
 
+def in_a_line(facts: DriftFacts) -> str:
+    """`Drift in 2013-07: 5 of 14 watched columns drifted`."""
+    verdict = "Drift" if facts.detected else "No drift"
+    where = facts.window or facts.current.of
+    return f"{verdict} in {where}: {facts.drifted} of {facts.watched} watched columns drifted"
+
+
 def page(facts: DriftFacts, links: str = "") -> str:
     """The verdict as a page of markdown."""
     left_out = "".join(f"\n- {column.name} left out: {column.value}" for column in facts.left_out)
@@ -261,13 +268,9 @@ def page(facts: DriftFacts, links: str = "") -> str:
 
 def _leave_for_people(facts: DriftFacts, report: Report) -> None:
     key = f"{facts.spec}-drift"
-    months = workspace.link(facts)
-    links = frames.links({"Evidently's report": reports.link(report), "month by month": months})
-    frames.leave_table(key, table(tuple(facts.columns)), description=facts.rule)
-    frames.leave_markdown(f"{key}-summary", page(facts, links))
-    frames.leave_link(f"{key}-report", report)
-    if months:
-        frames.leave_link_to(f"{key}-months", months, f"{facts.spec} in Evidently, month by month")
+    links = frames.links({"Evidently's report": reports.link(report), "month by month": workspace.link(facts)})
+    frames.leave_table(key, table(tuple(facts.columns)), f"{in_a_line(facts)}. The rule: {facts.rule}. {links}")
+    frames.leave_markdown(f"{key}-summary", page(facts, links), in_a_line(facts))
 
 
 def _check_rows(reference: "pl.DataFrame", current: "pl.DataFrame", spec: Spec) -> None:

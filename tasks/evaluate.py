@@ -16,7 +16,7 @@ from audit.events.references import DatasetVersion, ModelVersion
 from audit.privacy import redact
 from audit.spec.model import Gates, Spec
 from tasks import _frames as frames
-from tasks._frames import Evaluation, in_words, with_interval
+from tasks._frames import Evaluation, with_interval
 from tasks._judging import BINS, RESAMPLES, SEED, Judged, figures, judge, with_intervals
 
 if TYPE_CHECKING:
@@ -119,9 +119,7 @@ def evaluate(model: ModelVersion, test: DatasetVersion, spec: Spec) -> Evaluatio
         seed=SEED,
     )
     event = record("model.evaluated", facts, subject=frames.subject(model), severity="info" if held else "warning")
-    frames.leave_markdown(f"{spec.name}-evaluation", page)
-    frames.leave_link(f"{spec.name}-evaluation-page", report)
-    return Evaluation(
+    evaluation = Evaluation(
         model=model,
         tested_on=test,
         champion=champion,
@@ -133,6 +131,17 @@ def evaluate(model: ModelVersion, test: DatasetVersion, spec: Spec) -> Evaluatio
         report=report,
         event=event,
     )
+    frames.leave_markdown(f"{spec.name}-evaluation", page, in_a_line(evaluation))
+    return evaluation
+
+
+def in_a_line(evaluation: Evaluation) -> str:
+    """`AUC 0.750 [0.744, 0.758] · 4 of 4 gates held · against v1: AUC +0.011 [+0.004, +0.018]`."""
+    said = [f"AUC {with_interval(evaluation.metric('auc'))}", evaluation.gates_held()]
+    if evaluation.champion:
+        compared = evaluation.against_champion() or "not comparable"
+        said.append(f"against v{evaluation.champion.version}: {compared}")
+    return " · ".join(said)
 
 
 def for_people(
@@ -148,20 +157,21 @@ def for_people(
     rival = f", against the champion v{champion.version}" if champion else ""
     against = {metric.name: with_interval(metric, signed=True) for metric in difference}
     parts = [
-        f"# {redact.text(spec.title)}: evaluation on {len(own.target):,} rows{rival}",
-        "## Gates",
+        f"## {redact.text(spec.title)}: evaluation on {len(own.target):,} rows{rival}",
+        "### Gates",
         frames.markdown_table(
-            ("gate", "wanted", "held"), [(in_words(g).partition(", wanted")[0], g.limit, _yes(g.held)) for g in judged]
+            ("gate", "found", "wanted", "held"),
+            [(gate.name, frames.found(gate), gate.limit, _yes(gate.held)) for gate in judged],
         ),
-        "## Figures",
+        "### Figures",
         f"95 % intervals from {RESAMPLES} resamples of the rows, seed {SEED}.",
         frames.markdown_table(
             ("figure", "model", f"minus v{champion.version}" if champion else "no champion yet"),
             [(metric.name, with_interval(metric), against.get(metric.name, "")) for metric in metrics],
         ),
-        "## Calibration",
+        "### Calibration",
         frames.markdown_table(("score", "rows", "mean score", "observed share"), _calibration(own)),
-        "## Slices",
+        "### Slices",
         f"Up to {SLICE_VALUES} values of a column, each with at least {SLICE_ROWS} rows and both outcomes.",
         frames.markdown_table(
             ("slice", "rows", "auc"), [(m.slice or "", f"{m.rows:,}", f"{m.value:.3f}") for m in sliced]

@@ -92,7 +92,7 @@ def build_features(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
     steps = tuple(_step(column) for column in spec.derive if column.name in frame.columns)
     facts = frames.facts(built, frame, spec, made_from=(used("rows", rows),), transformations=steps)
     record("dataset.transformed", facts, subject=frames.subject(built))
-    frames.leave_markdown(f"{spec.name}-features", _page(built, spec, steps))
+    frames.leave_markdown(f"{spec.name}-features", _page(built, spec, steps), _in_a_line(built, spec))
     return built
 
 
@@ -115,7 +115,8 @@ def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVers
     )
     record("dataset.split", facts, subject=frames.subject(train))
     lines = [f"- training: {train.rows:,} rows", f"- test: {test.rows:,} rows", f"- by {facts.by}"]
-    frames.leave_markdown(f"{spec.name}-split", "\n".join([*lines, *(f"- {step}" for step in facts.transformations)]))
+    page = "\n".join([*lines, *(f"- {step}" for step in facts.transformations)])
+    frames.leave_markdown(f"{spec.name}-split", page, f"{train.rows:,} rows to train on, {test.rows:,} to test on")
     return train, test
 
 
@@ -130,6 +131,10 @@ def _moment(later: "pl.DataFrame", spec: Spec) -> str:
     return first.isoformat()
 
 
+def _in_a_line(built: DatasetVersion, spec: Spec) -> str:
+    return f"{built.rows:,} rows, {len(spec.features())} features"
+
+
 def _page(built: DatasetVersion, spec: Spec, steps: tuple[str, ...]) -> str:
-    lines = [f"**{built.rows:,} rows**, {len(spec.features())} features, `{built.digest}`", ""]
+    lines = [f"**{_in_a_line(built, spec)}**, `{built.digest}`", ""]
     return "\n".join([*lines, ", ".join(spec.features()), "", *(f"- {step}" for step in steps)])

@@ -175,7 +175,7 @@ def _reason(keys: list[str]) -> "pl.Expr":
 
 
 def _keys(decisions: "pl.DataFrame", source: "pl.DataFrame", spec: Spec) -> list[str]:
-    """What rows are told apart by; decisions of an earlier release may have fewer keys, and then match less."""
+    """What rows are told apart by; a spec that has gained a key since has decisions without it."""
     present = [name for name in spec.row_keys() if name in decisions.columns and name in source.columns]
     return list(dict.fromkeys([spec.event_time, *present]))
 
@@ -221,7 +221,9 @@ def _leave_for_people(facts: OutcomeFacts, spec: Spec) -> None:
     """The table of all months, of which this is one."""
     latest = {known.window: known for _, known in _checked(spec)} | {facts.window: facts}
     rows = by_month([latest[window] for window in sorted(latest)], spec)
-    frames.leave_table(f"{spec.name}-performance", rows, description=facts.rule)
+    found = f"{facts.verdict.capitalize()} in {facts.window}, v{facts.model.version}"
+    told = f"{found}. The rule: {facts.rule}. The bar of what was lost is half full there."
+    frames.leave_table(f"{spec.name}-performance", rows, told)
 
 
 def _row(facts: OutcomeFacts, spec: Spec) -> dict[str, str]:
@@ -230,10 +232,9 @@ def _row(facts: OutcomeFacts, spec: Spec) -> dict[str, str]:
     return {
         "month": facts.window,
         "model": f"v{facts.model.version}",
-        "decisions": f"{facts.rows:,}",
-        "known": f"{facts.known:,}",
-        "AUC": with_interval(auc) if auc else "",
-        "when promoted": f"{baseline.value:.3f}" if baseline else "",
-        "half full at the limit": frames.bar(loss / spec.performance.max_auc_loss),
         "verdict": facts.verdict,
+        "lost": frames.bar(loss / spec.performance.max_auc_loss, width=8),
+        "AUC": with_interval(auc) if auc else "",
+        "was": f"{baseline.value:.3f}" if baseline else "",
+        "known": f"{facts.known / facts.rows:.0%} of {facts.rows:,}",
     }

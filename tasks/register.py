@@ -56,7 +56,7 @@ def promote(model: ModelVersion, evaluation: Evaluation, spec: Spec, cause: str 
         raise BadData(f"{spec.name}: a model without a version number cannot be promoted.", hint="Register it first.")
     outcome = registry.promote(frames.candidate(model, evaluation, cause))
     if step := outcome.step:
-        frames.leave_markdown(f"{spec.name}-promotion", outcome.told())
+        frames.leave_markdown(f"{spec.name}-promotion", outcome.told(), outcome.in_a_line())
         if outcome.champion is None:
             raise BadData(
                 f"{spec.name}: v{model.version} was rejected and there is no champion to keep: {step.reason}.",

@@ -116,7 +116,7 @@ def score(rows: DatasetVersion, model: ModelVersion, spec: Spec, window: Window 
             hint="Look at the features.",
         )
     record("predictions.scored", facts, subject=f"segment/{segment.name}/{segment.version}")
-    frames.leave_markdown(f"{spec.name}-decisions", for_people(facts, str(task_run.id or "")))
+    frames.leave_markdown(f"{spec.name}-decisions", for_people(facts, str(task_run.id or "")), in_a_line(facts))
     return segment
 
 
@@ -132,6 +132,12 @@ def failures(decisions: "pl.DataFrame", spec: Spec) -> list[RowFailure]:
         )
         for row in failed.iter_rows(named=True)
     ]
+
+
+def in_a_line(facts: ScoringFacts) -> str:
+    """`28,293 decisions, 24% positive, 12 failed`."""
+    (positive,) = (int(count.value) for count in facts.decisions if count.name == "positive")
+    return f"{facts.rows:,} decisions, {positive / facts.rows:.0%} positive, {facts.failed:,} failed"
 
 
 def for_people(facts: ScoringFacts, run: str) -> str:

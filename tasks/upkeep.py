@@ -61,7 +61,9 @@ def look_after(spec: Spec, min_free_gb: float) -> tuple[Check, ...]:
     """Every check there is, in a table beside the run."""
     about = Subject(spec, min_free_gb, datetime.now(UTC))
     checks = tuple(_made(name, check, about) for name, check in CHECKS.items())
-    frames.leave_table(f"{spec.name}-maintenance", [check.model_dump() for check in checks])
+    calling = sum(check.calls for check in checks)
+    described = f"{len(checks)} checks, {calling or 'nothing'} to look at"
+    frames.leave_table(f"{spec.name}-maintenance", [check.model_dump() for check in checks], described)
     return checks
 
 

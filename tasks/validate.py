@@ -362,7 +362,6 @@ def _put_on_record(facts: ValidationFacts, rows: DatasetVersion, found: Validati
     if not facts.held:
         record("dataset.rejected", facts, subject=frames.subject(rows))
     frames.leave_table(f"{facts.spec}-validation", [_row(outcome) for outcome in facts.expectations], told(facts, page))
-    frames.leave_link(f"{facts.spec}-data-docs", page)
 
 
 def told(facts: ValidationFacts, page: Report) -> str:
@@ -370,7 +369,7 @@ def told(facts: ValidationFacts, page: Report) -> str:
     held = sum(outcome.held for outcome in facts.expectations)
     kept = f" as {facts.rejected.of} version {facts.rejected.version}" if facts.rejected else ""
     found = (
-        f"{facts.checked.of} version {facts.checked.version}: {held} of {len(facts.expectations)} rules held, "
+        f"{held} of {len(facts.expectations)} rules held on {facts.checked.of} version {facts.checked.version}, "
         f"{facts.rejected_rows:,} of {facts.rows:,} rows set aside{kept}."
     )
     verdict = "" if facts.held else "**Rejected: a critical rule did not hold.**"

@@ -25,7 +25,7 @@ class Alert:
     kind: str
     state: str  # sent, failed, held; raised while no outcome is known
     count: int  # findings that were held back; 1 for a message
-    severity: str | None  # none before 0.2
+    severity: str
     title: str
     to: str | None
     target: str | None
@@ -97,7 +97,7 @@ def _alert(group: "list[Recorded]") -> Alert:
         kind=_kind(facts),
         state=latest.type.removeprefix("alert."),
         count=len(group),
-        severity=facts.get("severity"),
+        severity=facts["severity"],
         title=facts["title"],
         to=facts.get("to"),
         target=facts.get("target"),

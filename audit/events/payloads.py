@@ -416,6 +416,7 @@ class AlertFacts(Payload):
     title: str
     body: str
     link: str | None = None  # the run in Prefect's UI
+    report: str | None = None  # the page that shows it
     window: str | None = None
     cause: str | None = None
     held: int = 0  # findings of before that nobody was told of, which this message stands for as well

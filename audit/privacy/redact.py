@@ -58,6 +58,7 @@ _PATTERNS = (
 )  # fmt: skip
 _RUN = re.compile(r"[A-Za-z0-9_+/=-]{24,}")
 _PIECE = re.compile(r"(?<![\w.+=-])[A-Za-z0-9_+=-]{24,}")
+_MARKUP = re.compile(r"[\\|]|\](?=\()|<(?=[A-Za-z/!?])")
 _CARD = re.compile(r"[3-6]\d{12,18}")
 
 
@@ -67,6 +68,16 @@ def text(raw: str) -> str:
     for pattern in _PATTERNS:
         raw = pattern.sub(REDACTED, raw)
     return _RUN.sub(_run, raw)
+
+
+def is_secret(name: str) -> bool:
+    """Whether what bears this name is a secret, whatever it looks like."""
+    return bool(_SECRET_NAME.search(name[:MAX_TEXT]))
+
+
+def unmarked(raw: str) -> str:
+    """`raw` in one line of markdown that shows it as it is: no image, link, HTML or end of a table's cell."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(raw.splitlines()))
 
 
 def parameters(given: Mapping[str, object]) -> list[Named]:
@@ -109,7 +120,7 @@ def _traceback(raised: BaseException) -> str | None:
 def _named(name: object, value: object, depth: int, room: _Room) -> object:
     """One named value. It is the user's object, and may raise whatever is asked of it."""
     try:
-        if _SECRET_NAME.search(str(name)[:MAX_TEXT]) and value is not None:
+        if is_secret(str(name)) and value is not None:
             return REDACTED
         return _value(value, depth, room)
     except Exception:

@@ -1,5 +1,6 @@
 """`pipeline.changed`: what is not as it was when this spec last ran."""
 
+import re
 from collections.abc import Mapping
 
 from audit.events.payloads import ChangeFacts, Named
@@ -7,6 +8,8 @@ from audit.privacy import redact
 from audit.recording.recorder import record
 from audit.store import read
 from audit.store.engine import open_store
+
+_KEYED = re.compile(r"keyed:[0-9a-f]{16}")
 
 
 def note_change(spec: str, what: str, is_now: str, details: Mapping[str, object]) -> str | None:
@@ -44,7 +47,15 @@ def _leaves(tree: object, path: str = "") -> list[tuple[str, str]]:
 
 
 def _redacted(leaves: Mapping[str, str]) -> dict[str, str]:
-    return {redact.text(name): redact.text(value) for name, value in leaves.items()}
+    return {redact.text(name): _shown(name, value) for name, value in leaves.items()}
+
+
+def _shown(path: str, value: str) -> str:
+    """`value`, unless its name is a secret's: then only a keyed hash, by which two can be told apart."""
+    names = [name for name in re.split(r"[.\[\]]+", path.removesuffix(".value")) if name and not name.isdigit()]
+    if names and redact.is_secret(names[-1]) and not _KEYED.fullmatch(value):
+        return redact.REDACTED
+    return redact.text(value)
 
 
 def _differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[Named]:

@@ -1,9 +1,9 @@
 """Who runs what, where: actor, code version, environment, deployment. Read once a process where it can be."""
 
-import getpass
 import inspect
 import os
 import platform
+import pwd
 import socket
 import subprocess
 import sys
@@ -31,8 +31,8 @@ TESTED_PREFECT = ((3, 9, 1), (4,))  # from and below: elsewhere its private poin
 def principal() -> str:
     """`user@host`: the person or service account behind this process. Goes into payloads only."""
     try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user without an entry in passwd
+        user = pwd.getpwuid(os.getuid()).pw_name  # not from the environment, where anybody can write another name
+    except KeyError:  # a container's user without an entry in passwd
         user = str(os.getuid())
     return f"{user}@{socket.gethostname()}"
 

@@ -376,3 +376,21 @@ def _name(step: Callable[..., object]) -> str:
 
 def _text(id: UUID | None) -> str | None:
     return None if id is None else str(id)
+
+
+def _is_not_about_us(line: logging.LogRecord) -> bool:
+    """Whether Prefect says it of another hook than ours. Of each it says twice a state that it ran: half of a run's
+    log, which the event's own line says better. A hook that fails is no such line."""
+    said = line.getMessage()
+    return not (said.startswith(("Running hook '", "Hook '")) and said.split("'")[1] in _HOOKS)
+
+
+_HOOKS = {
+    hook.__name__
+    for hook in (
+        record_task_running, record_task_end, record_async_task_running, record_async_task_end,
+        record_flow_running, record_flow_end, record_async_flow_running, record_async_flow_end,
+    )
+}  # fmt: skip
+for _name_of_logger in ("task_runs", "flow_runs", "engine", "task_engine", "flow_engine"):
+    logging.getLogger(f"prefect.{_name_of_logger}").addFilter(_is_not_about_us)

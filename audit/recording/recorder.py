@@ -26,6 +26,7 @@ from audit.store.append import append_decided
 from audit.store.engine import open_store
 
 SOURCE = "prefect-audit/recorder"
+BUSY_TRIES = 6  # of a decision, each of which waits for the busy timeout
 RETRY_SECONDS = 15.0  # a store that failed is left alone so long: each try may block for its busy timeout
 
 log = logging.getLogger("audit")
@@ -56,7 +57,8 @@ def record_decided(decide: Callable[[Connection], Sequence[Fact]], *, in_store_o
 
     Reading and writing are one transaction, so of two that decide at once the second knows of the first. A store
     that can be read but not written decides all the same, and the events wait in the spool, unless `in_store_only`.
-    Raises StoreUnavailable for one that cannot be read, and StoreBusy, for others may be deciding just then.
+    Where others write for long it is asked again, for they may be deciding just then: who did not wait for them would
+    decide as they do. Raises StoreUnavailable for one that cannot be read, StoreBusy after half a minute.
     """
     facts: Sequence[Fact] = ()
     around, actor = _run(), circumstances.actor()  # before the lock: what they import takes seconds
@@ -70,7 +72,7 @@ def record_decided(decide: Callable[[Connection], Sequence[Fact]], *, in_store_o
         ]
 
     try:
-        for event in append_decided(open_store(), events):
+        for event in _patiently(events):
             _tell(event)
     except StoreBusy:
         raise
@@ -82,6 +84,15 @@ def record_decided(decide: Callable[[Connection], Sequence[Fact]], *, in_store_o
         for event in waiting:
             append(event)
     return facts
+
+
+def _patiently(decide: Callable[[Connection], Sequence[Event]]) -> Sequence[Event]:
+    for _ in range(BUSY_TRIES - 1):
+        try:
+            return append_decided(open_store(), decide)
+        except StoreBusy:
+            continue  # it has waited for some seconds
+    return append_decided(open_store(), decide)
 
 
 def append(event: Event) -> None:

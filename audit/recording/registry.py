@@ -7,7 +7,7 @@ it that the champion is another one by now. Where a person is asked, nothing mov
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from audit.errors import NotAwaiting, NotFound, UserError
@@ -63,12 +63,18 @@ class Outcome:
         return self.step is not None and self.step.environment == "production"
 
     def told(self) -> str:
-        """`**loans v2** is in production: 3 of 3 gates held; the first champion. Approved by Jane Doe (asserted).`"""
+        """`**loans v2 is in production**: 3 of 3 gates held; the first champion. Approved by Jane Doe (asserted).`"""
+        if self.step is None:
+            return self.in_a_line()
+        by = "Approved" if self.promoted else "Decided"
+        who = f" {by} by {self.step.approver}." if self.step.approver else ""
+        return f"**{self.in_a_line()}**: {redact.unmarked(f'{self.step.reason}.{who}')}"
+
+    def in_a_line(self) -> str:
+        """`loans v2 is in production`."""
         if self.step is None:
             return "Nothing has changed."
-        what, by = ("is in production", "Approved") if self.promoted else ("was rejected", "Decided")
-        who = f" {by} by {self.step.approver}." if self.step.approver else ""
-        return f"**{self.step.spec} v{self.step.version}** {what}: {self.step.reason}.{who}"
+        return f"{self.step.spec} v{self.step.version} {'is in production' if self.promoted else 'was rejected'}"
 
 
 def answer(decision: Literal["approve", "reject"], approver: Approver, note: str) -> Answer:
@@ -111,8 +117,11 @@ def promote(candidate: Candidate) -> Outcome:
     return _decided(candidate.model.name, decide)
 
 
-def request(facts: ApprovalFacts) -> None:
-    """Put a candidate before a person, once: where it was asked about before, or decided on, nothing is added."""
+def request(facts: ApprovalFacts) -> "Recorded":
+    """Put a candidate before a person, once: where it was asked about before, or decided on, nothing is added.
+
+    Returns the request. Raises NotAwaiting where the candidate was decided on without one.
+    """
     subject = subject_of(facts.spec, facts.version)
 
     def decide(connection: "Connection") -> list[Fact]:
@@ -120,6 +129,12 @@ def request(facts: ApprovalFacts) -> None:
         return [] if known else [("model.approval_requested", facts, subject)]
 
     record_decided(decide, in_store_only=True)
+    with open_store().reading() as connection:
+        steps = read.steps_now(connection, subject)
+    for step in steps:
+        if step.type == "model.approval_requested":  # also where somebody has answered by now
+            return step
+    raise NotAwaiting(f"{facts.spec}/v{facts.version} awaits no approval: {_what_became_of(steps)}.")
 
 
 def requested(spec: str, version: int) -> "Recorded":
@@ -132,12 +147,14 @@ def decide(spec: str, version: int, said: Answer) -> Outcome:
     """What a person says goes on record and, where they approve, the candidate into production, at one stroke.
 
     An approval of one that was held against a former champion comes too late: both that and the approval are on record.
+    So does an answer after a time limit that turns the candidate away: then the candidate is, and by no person.
     Raises NotFound, NotAwaiting or StoreUnavailable, in which case nothing has changed: of an answer in the spool the
     next who answers would not know.
     """
 
     def decided(connection: "Connection", champion: ModelVersion | None) -> list[Fact]:
-        return _answered(_requested_now(connection, spec, version), said, champion)
+        asked = _requested_now(connection, spec, version)
+        return _late(asked, datetime.now(UTC)) or _answered(asked, said, champion)
 
     return _decided(spec, decided, in_store_only=True)
 
@@ -146,11 +163,7 @@ def reject_unanswered(spec: str, version: int, now: datetime) -> Outcome:
     """Turn the candidate away if its time is over and its request says so; else nothing. Raises as `decide` does."""
 
     def decided(connection: "Connection", _: ModelVersion | None) -> list[Fact]:
-        asked = _requested_now(connection, spec, version)
-        limit = asked.payload.get("answer_by")
-        if asked.payload.get("unanswered") != "rejected" or limit is None or timestamp(now) < limit:
-            return []
-        return [_turned_away(_candidate(asked), f"nobody decided by {limit[:16].replace('T', ' ')} UTC", None)]
+        return _late(_requested_now(connection, spec, version), now)
 
     return _decided(spec, decided, in_store_only=True)
 
@@ -211,6 +224,14 @@ def _what_became_of(steps: "Sequence[Recorded]") -> str:
         if step.type in ("model.approved", "model.deployed"):
             return f"it was {step.type.removeprefix('model.')}{by} {when}"
     return "nobody was asked about it"
+
+
+def _late(asked: "Recorded", now: datetime) -> list[Fact]:
+    """The candidate turned away, if its time is over and its request says so."""
+    limit = asked.payload.get("answer_by")
+    if asked.payload.get("unanswered") != "rejected" or limit is None or timestamp(now) < limit:
+        return []
+    return [_turned_away(_candidate(asked), f"nobody decided by {limit[:16].replace('T', ' ')} UTC", None)]
 
 
 def _answered(asked: "Recorded", said: Answer, champion: ModelVersion | None) -> list[Fact]:

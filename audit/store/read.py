@@ -207,15 +207,14 @@ def alerts_now(
     connection: Connection, spec: str | None, kind: str, about: str | None, *, since: str, held_since: str
 ) -> list[Recorded]:
     """What was found of one kind and what people were told of it, the oldest first, under a lock that the caller may
-    hold: messages and their fate since `since`, findings held back since `held_since`. Alerts of before 0.2, which
-    had no severity, are left out."""
+    hold: messages and their fate since `since`, findings held back since `held_since`."""
     rows = connection.execute(
         text(
             f"""{_EVENT} WHERE (e.type IN ('alert.raised', 'alert.sent', 'alert.failed') AND e.time >= :since
                               OR e.type = 'alert.held' AND e.time >= :held_since)
                    AND json_extract(p.body, '$.spec') IS :spec AND json_extract(p.body, '$.about') IS :about
                    AND coalesce(json_extract(p.body, '$.of'), json_extract(p.body, '$.kind')) = :kind
-                   AND json_extract(p.body, '$.severity') IS NOT NULL ORDER BY e.seq"""
+                 ORDER BY e.seq"""
         ),
         {"spec": spec, "kind": kind, "about": about, "since": since, "held_since": held_since},
     )

@@ -130,6 +130,9 @@ def test_prefect_is_told_where_the_code_lies(file):
 
 @each
 def test_of_two_runs_at_once_it_is_said_which_one_gives_way(deployment):
+    if "training" in deployment["name"]:  # a run that pauses loses its place, and with it its process
+        assert deployment["concurrency_limit"] is None
+        return
     wanted = "CANCEL_NEW" if "maintenance" in deployment["name"] else "ENQUEUE"
     assert deployment["concurrency_limit"] == {"limit": 1, "collision_strategy": wanted}
 

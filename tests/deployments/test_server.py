@@ -53,7 +53,7 @@ def test_a_day_with_make_ui(make_ui, visits):
     beside_it(local, visits)
     at = beside.noted(local.home)
     assert server.get(f"{at[beside.EVIDENTLY]}/api/projects").json()[0]["name"] == "visits"
-    docs, months = (linked(api, key) for key in ("visits-data-docs", "visits-drift-months"))
+    docs, months = linked(api, "visits-validation", "Data Docs"), linked(api, "visits-drift", "month by month")
     assert "Validation of visits" in server.get(docs).raise_for_status().text
     assert server.get(months).is_success and months.startswith(at[beside.EVIDENTLY])
     assert docs.removeprefix(at[beside.REPORTS]) in server.get(at[beside.REPORTS]).text
@@ -114,11 +114,11 @@ def beside_it(local, spec_file):
     assert done.returncode == 0, done.stdout
 
 
-def linked(api, key) -> str:
-    """Where the latest link of that key leads."""
+def linked(api, key, text) -> str:
+    """Where the link of that text leads, in the latest artifact of that key."""
     asked = {"artifacts": {"key": {"any_": [key]}}}
     (artifact,) = server.post(f"{api}/artifacts/latest/filter", json=asked).raise_for_status().json()
-    return re.search(r"\((http://[^)]+)\)", artifact["data"])[1]
+    return re.search(rf"\[{text}\]\((http://[^)]+)\)", artifact["description"])[1]
 
 
 def deployed(api) -> dict[str, int]:

@@ -32,7 +32,7 @@ SECRETS = {"database_password": "of-the-database", "prefect_auth": "somebody:of-
 WORKERS = ("8080", "8081")  # the second one's health, for both are on one machine here
 PORTS = ("5432", "6379", "4200", "4201", "4202", *WORKERS)
 START_SECONDS = 180
-LOST_SECONDS = 240  # 90 s without a heartbeat, and another attempt on a busy machine
+LOST_SECONDS = 360  # three minutes without a heartbeat, and another attempt on a busy machine
 
 
 @dataclass

@@ -19,7 +19,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Running
 from rich.console import Console
 
@@ -129,7 +129,10 @@ def test_a_paused_run_ends_with_an_answer_given_by_command(home: Path, manual: U
 
 def test_a_server_that_is_away_for_a_while_ends_no_question(home: Path, manual: UseCase) -> None:
     at = PREFECT_API_URL.value() or ""
-    with Wire(urlsplit(at).port or 0) as wire, temporary_settings({PREFECT_API_URL: wire.api}):
+    with (
+        Wire(urlsplit(at).port or 0) as wire,
+        temporary_settings({PREFECT_API_URL: wire.api, PREFECT_CLIENT_MAX_RETRIES: 0}),
+    ):
 
         def restarts(run: FlowRun) -> None:
             with temporary_settings({PREFECT_API_URL: at}):
@@ -295,9 +298,11 @@ def paused() -> list[FlowRun]:
 
 def paused_again(run: FlowRun) -> FlowRun:
     """The run with its next form."""
-    while not (found := [again for again in paused() if _keys(again) != _keys(run)]):
+    for _ in range(300):
+        if found := [again for again in paused() if _keys(again) != _keys(run)]:
+            return found[0]
         threading.Event().wait(0.2)
-    return found[0]
+    raise AssertionError("nobody was asked again")
 
 
 def _keys(run: FlowRun) -> dict[str, str]:

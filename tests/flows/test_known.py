@@ -1,17 +1,19 @@
 """Which window a flow takes when it is given none, for a spec that does not say where its data end."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from audit import record
 from audit.errors import UserError
-from audit.events.payloads import ScoringFacts, Used
+from audit.events.payloads import OutcomeFacts, ScoringFacts, Used, used
 from audit.events.references import Window
 from audit.recording.initialise import initialise
 from audit.spec.model import Spec
 from flows import _known as known
 from tests.flows.conftest import SPEC
+from tests.tasks.conftest import record_decisions
 
 ENDLESS = Spec.model_validate(SPEC | {"schedule": {"train_from": "2024-01-01", "train_months": 3}})
 ROWS = Used(
@@ -45,3 +47,15 @@ def test_monitoring_without_an_end_takes_the_first_month_that_was_decided_on(hom
 def test_scoring_without_an_end_or_a_window_is_told_what_to_give(home: Path) -> None:
     with pytest.raises(UserError, match=r"Give the spec a schedule\.until, or the run a window\."):
         known.next_to_score(ENDLESS)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "due"), [("steady", 0), ("decayed", 0), ("not known yet", 1), ("cannot be told", 1)]
+)
+def test_outcomes_are_looked_at_until_they_give_a_verdict(home: Path, verdict: str, due: int) -> None:
+    initialise()
+    april = Window.month(2024, 4)
+    decisions = record_decisions("loans", april)
+    facts = OutcomeFacts.model_construct(spec="loans", decisions=used("decisions", decisions), verdict=verdict)
+    record("performance.checked", facts, subject="segment/loans/decisions/1")
+    assert len(known.outcomes_due(ENDLESS, date(2026, 1, 1))) == due

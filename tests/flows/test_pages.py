@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,6 +14,9 @@ from flows.monitoring import monitoring
 from flows.scoring import scoring
 from flows.training import training
 from tests.flows.conftest import UseCase
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import Artifact
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
@@ -41,23 +45,52 @@ def test_runs_say_window_and_model_also_where_they_choose_them(home: Path, use_c
 def test_pages_in_the_ui_link_to_the_reports_that_are_on_record(
     home: Path, use_case: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect.client.orchestration import get_client
-    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
-
     monkeypatch.setenv("AUDIT_REPORTS_URL", SERVED)
     settings.cache_clear()
     training(use_case.spec)
     scoring(use_case.spec)
     monitoring(use_case.spec)
 
-    with get_client(sync_client=True) as client:
-        ours = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[r["id"] for r in read.flow_runs(open_store())]))
-        left = {a.key: f"{a.description} {a.data}" for a in client.read_artifacts(artifact_filter=ours, limit=200)}
-    linked = {key: set(re.findall(rf"{SERVED}/(\w+)", text)) for key, text in left.items()}
+    linked = {a.key: set(re.findall(rf"{SERVED}/(\w+)", f"{a.description} {a.data}")) for a in left_behind()}
     for type, keys in {
-        "dataset.validated": ("loans-validation", "loans-data-docs"),
-        "model.evaluated": ("loans-evaluation-page",),
-        "drift.checked": ("loans-drift-summary", "loans-drift-report"),
+        "dataset.validated": ("loans-validation",),
+        "drift.checked": ("loans-drift", "loans-drift-summary"),
     }.items():
         reports = {report["address"].removeprefix(blobs.SCHEME) for report in read.reports(open_store(), (type,))}
         assert all(linked[key] and linked[key] <= reports for key in keys), type
+
+
+def test_a_card_says_the_finding_in_a_line(home: Path, use_case: UseCase) -> None:
+    training(use_case.spec)
+    scoring(use_case.spec)
+    monitoring(use_case.spec)
+
+    said = {artifact.key: str(artifact.description) for artifact in left_behind()}
+    assert {
+        "loans-ingested": "360 rows of 2024-04 from 1 source",
+        "loans-read-outcomes": "360 rows of 2024-04 from 1 source",
+        "loans-features": "360 rows, 3 features",
+        "loans-promotion": "loans v1 is in production",
+    }.items() <= said.items()
+    for key, line in {
+        "loans-split": r"\d+ rows to train on, \d+ to test on",
+        "loans-training": r"Trained \w+ on \d+ rows with 3 features; changed since the last training: nothing",
+        "loans-evaluation": r"AUC 0.\d+ \[0.\d+, 0.\d+\] · \d of \d gates held",
+        "loans-validation": r"\d+ of \d+ rules held on loans/ingested version 2, 0 of 360 rows set aside.*",
+        "loans-decisions": r"360 decisions, \d+% positive, 0 failed",
+        "loans-drift": r"(Drift|No drift) in 2024-04: \d of 3 watched columns drifted\. The rule: at least .*",
+        "loans-drift-summary": r"(Drift|No drift) in 2024-04: \d of 3 watched columns drifted",
+        "loans-performance": r"(Steady|Decayed) in 2024-04, v1\. The rule: decayed where .*",
+    }.items():
+        assert re.fullmatch(line, said[key]), (key, said[key])
+
+
+def left_behind() -> "list[Artifact]":
+    """What the runs on record left in the UI, the latest of a key last."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    runs = [run["id"] for run in read.flow_runs(open_store())]
+    ours = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=runs))
+    with get_client(sync_client=True) as client:
+        return sorted(client.read_artifacts(artifact_filter=ours, limit=200), key=lambda artifact: artifact.created)

@@ -4,7 +4,7 @@ import json
 import logging
 import multiprocessing
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +14,11 @@ from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from prefect.states import Crashed, Failed
 
-from audit import record
 from audit.errors import BadData, DatasetRejected
-from audit.events.payloads import AlertFacts, ColumnDrift
+from audit.events.payloads import ApprovalFacts, Approver, ColumnDrift, Used
 from audit.events.references import ModelVersion, Report, Window
-from audit.recording import recorder
+from audit.recording import recorder, registry
+from audit.recording.registry import Answer
 from audit.settings import settings
 from audit.spec.load import load_spec
 from audit.spec.model import Alerts, Spec
@@ -146,7 +146,8 @@ def test_four_hundred_findings_in_a_night_are_one_message_then_a_summary_then_a_
 def find_often(gate: Any, spec: Spec, number: int) -> None:
     gate.wait()
     for time in range(TIMES):
-        send_alert.fn(finding(f"window-{number}-{time}"), spec)
+        day = date(2012, 1, 1) + timedelta(days=number * TIMES + time)
+        send_alert.fn(finding(str(day)), spec)
 
 
 def test_what_was_held_back_says_why_and_until_when(target: Receiver, spec: Spec) -> None:
@@ -157,13 +158,6 @@ def test_what_was_held_back_says_why_and_until_when(target: Receiver, spec: Spec
     assert held.payload["reason"].startswith("one of its kind went out at ")
     (sent,) = on_record("alert.sent")
     assert held.payload["until"][:10] > sent.time[:10] or held.payload["until"][11:13] != sent.time[11:13]
-
-
-def test_a_message_of_an_older_release_is_no_obstacle(target: Receiver, spec: Spec) -> None:
-    old = {"spec": "flights", "alert": "flights drift", "kind": "drift", "title": "⚠ Drift", "body": "x"}
-    record("alert.sent", AlertFacts.model_construct(**old), subject="spec/flights")
-
-    assert send_alert.fn(finding(), spec)
 
 
 def test_kinds_specs_and_graver_findings_do_not_silence_each_other(target: Receiver, spec: Spec) -> None:
@@ -233,6 +227,42 @@ def test_word_that_it_is_over_goes_out_only_where_people_wait_for_it(target: Rec
     assert "It had been told of as: ⚠ Drift, 2013-08" in target.received[-1]["message"]
 
 
+def test_an_earlier_window_that_is_well_ends_nothing(target: Receiver, spec: Spec, sent: None) -> None:
+    send_alert.fn(finding("2013-07"), spec)
+    recover("drift", spec, Window.month(2013, 2))
+    word = finding("2013-02", kind="recovered", of="drift", severity="info", cause=None)
+    assert not send_alert.fn(word, spec)
+    assert len(target.received) == 1
+
+    recover("drift", spec, Window.month(2013, 7))
+
+    assert titles(target)[1:] == ["✓ Recovered in flights: drift 2013-07"]
+
+
+def test_a_summary_tells_of_the_windows_that_it_stands_for(target: Receiver, spec: Spec, sent: None) -> None:
+    send_alert.fn(finding("2013-07"), spec)
+    send_alert.fn(finding("2013-09"), spec)
+    send_summary(quiet_for(0, spec))
+
+    recover("drift", spec, AUGUST)
+
+    assert [title[0] for title in titles(target)] == ["⚠", "⚠"]
+
+
+@pytest.mark.parametrize("target", [[404]], indirect=True)
+def test_a_request_that_was_decided_on_meanwhile_is_told_to_nobody(target: Receiver, spec: Spec, sent: None) -> None:
+    model = Used(name="model", kind="model", of="flights", version=1, address="a://1", digest="sha256:1")
+    asked = registry.request(ApprovalFacts(spec="flights", model=model, version=1, reason="it is better"))
+    send_alert.fn(finding(kind="approval", cause=asked.id), spec)
+    send_summary(spec)
+    assert len(target.received) == 2
+
+    registry.decide("flights", 1, Answer(False, Approver(name="ann", identity="asserted", by="command"), "no"))
+    send_summary(spec)
+
+    assert len(target.received) == 2
+
+
 def test_what_comes_and_goes_is_told_three_times_in_a_night_and_last_as_a_problem(
     target: Receiver, spec: Spec, sent: None
 ) -> None:
@@ -283,6 +313,19 @@ def test_a_store_that_cannot_be_read_is_no_reason_to_tell_nobody(
 
     assert len(target.received) == 1
     assert "cannot be known" in caplog.text
+
+
+def test_a_store_that_stays_busy_is_read_all_the_same(
+    target: Receiver, spec: Spec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    send_alert.fn(finding(), spec)
+    monkeypatch.setattr(recorder, "BUSY_TRIES", 1)
+
+    with open_store().writing():
+        assert not send_alert.fn(finding("2013-09"), spec)
+
+    assert len(target.received) == 1
+    assert "not on record" in caplog.text and "cannot be known" not in caplog.text
 
 
 def test_an_alert_that_breaks_breaks_no_pipeline(monkeypatch: pytest.MonkeyPatch, home: Path, spec: Spec) -> None:
@@ -337,7 +380,8 @@ def test_a_drift_message_names_the_month_the_worst_columns_and_what_to_do(spec: 
     assert told and (told.kind, told.window, told.cause) == ("drift", "2013-08", "0199a4")
     assert told.title == "Drift in flights, August 2013: 4 of 5 watched columns"
     assert told.body.startswith("wind_gust 0.37 (0.19) · dewp 0.72 (0.56) · temp 0.73 (0.66) …\n")
-    assert "start the training flow with this event as its cause" in told.body and "Report: artifact://" in told.body
+    assert "start the training flow with this event as its cause" in told.body
+    assert told.report and told.report.startswith("artifact://")
 
 
 def test_scores_that_drift_alone_are_a_finding_of_their_own(spec: Spec) -> None:

@@ -74,6 +74,12 @@ def test_decisions_of_today_are_not_held_against_later_ones(home, loan_spec: Spe
     assert [one.what for one in check_anomalies.fn(now, loan_spec, NOW).found] == ["rows"]
 
 
+def test_an_old_month_that_is_decided_on_again_is_not_held_against_later_months(home, loan_spec: Spec) -> None:
+    history(loan_spec, len(MONTHS))
+    again = record_decisions(loan_spec.name, MONTHS[2], rows=10_000)
+    assert check_anomalies.fn(again, loan_spec, MONTHS[2]).history == 2
+
+
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_a_floor(name: str) -> None:
     still = usual([0.0] * ENOUGH, FIGURES[name]), usual([100.0] * ENOUGH, FIGURES[name])

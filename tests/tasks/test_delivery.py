@@ -11,9 +11,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from audit.settings import settings
 from tasks import _delivery as delivery
-from tasks._delivery import Message, deliver, known, target_shown
+from tasks._delivery import Message, deliver, known
 from tests import receivers
-from tests.receivers import SILENCE, Internet, internet, mail_server, webhook
+from tests.receivers import DRIPS, SILENCE, Internet, internet, mail_server, webhook
 
 SECRET = "s3cr3t-t0ken"
 MESSAGE = Message("⚠ Drift in flights, August 2013", "dep_time 0.31 (0.12)\nwarning · event 0199", "warning")
@@ -164,6 +164,18 @@ def test_a_receiver_without_an_answer_is_given_up(silent: bool, point: Callable[
     assert (came.error, came.attempts) == ("no answer", 3)
 
 
+def test_an_answer_without_an_end_holds_up_nobody(point: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "PATIENCE_SECONDS", 1.0)
+    with webhook(DRIPS) as drips, webhook(404) as gone:
+        point(drips.url(), ONCALL=gone.url())
+
+        began = time.monotonic()
+        came = deliver(MESSAGE, ["default", "oncall"])
+
+    assert [(each.to, each.error) for each in came] == [("default", "no answer"), ("oncall", "it answered 404")]
+    assert time.monotonic() - began < 3
+
+
 def test_every_target_has_its_own_outcome_and_none_waits_for_another(
     point: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +232,7 @@ def test_an_address_that_is_none_is_a_failure_to_deliver(
     ("url", "shown"),
     [
         (f"jsons://{SECRET}@example.org:8443/{SECRET}?token={SECRET}", "jsons://example.org"),
-        (f"mailto://user:{SECRET}@example.org", "mailto://example.org"),
+        (f"mailto://user:{SECRET}@127.0.0.1:1?from=audit@example.org&to=oncall@example.org", "mailto://127.0.0.1"),
         ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#alerts", "slack://…"),
         ("tgram://123456789:abcdefg_hijklmnop/12315544/", "tgram://…"),
         (f"gotify://example.org/{SECRET}", "gotify://example.org"),
@@ -230,5 +242,13 @@ def test_an_address_that_is_none_is_a_failure_to_deliver(
     ],
     ids=["webhook", "mail", "slack", "telegram", "gotify", "kodi", "xbmc", "pagerduty"],
 )
-def test_a_target_is_named_by_scheme_and_by_host_only_where_that_is_a_host(url: str, shown: str) -> None:
-    assert target_shown(url) == shown
+def test_a_target_is_named_by_scheme_and_by_host_only_where_that_is_a_host(
+    url: str, shown: str, outside: Internet, point: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{outside.port}")
+    monkeypatch.setattr(delivery, "RETRY_DELAYS_SECONDS", ())
+    point(url)
+
+    (came,) = deliver(MESSAGE, ["default"])
+
+    assert came.target == shown

@@ -146,7 +146,7 @@ def test_an_evaluation_is_on_record_with_its_report(home, loans, later_loans, lo
         oracle.roc_auc_score(later_loans["repaid"], frames.scores(models.load(model), later_loans, loan_spec))
     )
     page = reports.read(found.report).decode()
-    assert "| auc 0." in page
+    assert "| auc | 0." in page
     assert "| region=north |" in page
     assert "| 0.9 to 1.0 |" in page
 
@@ -213,5 +213,5 @@ def test_the_page_shows_each_figure_whole_and_names_the_champion(loan_spec):
     own = judge(np.array([0, 1], dtype=np.int8), np.array([0.2, 0.8]), 0.5)
     champion = ModelVersion(address="artifact://x", digest="sha256:y", name="loans", version=3)
     page = for_people(loan_spec, [metric], [metric], [gate], [], own, champion)
-    assert "| rows 32,407 | >= 5000 | yes |" in page
+    assert "| gate | found | wanted | held |" in page and "| rows | 32,407 | >= 5000 | yes |" in page
     assert "against the champion v3" in page and "| figure | model | minus v3 |" in page

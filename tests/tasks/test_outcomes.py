@@ -83,6 +83,11 @@ def test_every_key_column_of_the_spec_tells_rows_apart() -> None:
     assert joined.outcomes["repaid"].to_list() == [0, 1]
 
 
+def test_decisions_from_before_the_spec_gained_a_key_are_joined_by_the_others() -> None:
+    source = rows([(0, "ann"), (1, "bob")])
+    assert join(decided(source).drop("applicant"), source, COUNTED).outcomes["repaid"].to_list() == [0, 1]
+
+
 def auc(value: float, high: float) -> Metric:
     return Metric(name="auc", value=value, low=value - (high - value), high=high)
 
@@ -124,6 +129,13 @@ def test_enough_outcomes_give_figures_with_intervals(home, loans: pl.DataFrame, 
     assert {m["name"] for m in checked.payload["metrics"]} >= {"auc", "brier", "calibration_error"}
     assert checked.payload["left_out"] == [{"name": UNKNOWN, "value": 100}]
     assert verdict.verdict == "cannot be told"  # for no evaluation of this model is on record
+
+
+@pytest.mark.parametrize("loans_known", [600, 500], ids=["all", "some"])
+def test_what_cannot_be_told_is_said_once_not_every_day(home, loans, loan_spec: Spec, loans_known: int) -> None:
+    decisions, source = stored(loans, known=loans_known)
+    first, second = (check_performance.fn(decisions, source, MODEL, loan_spec, APRIL) for _ in range(2))
+    assert (first.verdict, second.event) == ("cannot be told", first.event)
 
 
 def test_outcomes_that_are_all_alike_give_no_figures(home, loans: pl.DataFrame, loan_spec: Spec) -> None:

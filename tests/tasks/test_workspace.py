@@ -1,5 +1,6 @@
 """Evidently's workspace: a run a month, whole or not at all, and never a reason for a check to fail."""
 
+import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
@@ -52,6 +53,25 @@ def runs() -> list[tuple[str | None, datetime]]:
     return sorted((run.name, run.timestamp) for run in found if run)
 
 
+def drawn() -> list[list[tuple[str | None, list[float | None]]]]:
+    """Each panel's lines, month by month, as Evidently's own server gives them to its dashboard."""
+    from evidently.ui.service.base import SeriesFilter
+    from evidently.ui.service.storage.local.base import InMemoryDataStorage
+
+    (project,) = opened().list_projects()
+    served = InMemoryDataStorage(str(settings().evidently_path))
+    panels = []
+    for panel in project.dashboard.model().panels:
+        wanted = [
+            SeriesFilter(tags=v.tags, metadata=v.metadata, metric=v.metric, metric_labels=v.metric_labels)
+            for v in panel.values
+        ]
+        found = asyncio.run(served.get_data_series(project.id, wanted, None, None)).series
+        lines = [(panel.values[line.filter_index].legend, line.values) for line in found]
+        panels.append(sorted(lines, key=lambda line: str(line[0])))
+    return panels
+
+
 def test_two_months_stand_side_by_side_and_a_repeated_check_replaces_itself(
     home: Path, spec: Spec, known: DatasetVersion, later: DatasetVersion
 ) -> None:
@@ -64,6 +84,19 @@ def test_two_months_stand_side_by_side_and_a_repeated_check_replaces_itself(
     assert (project.name, share.values[0].metric_labels) == ("loans", {"value_type": "share"})
     assert [panel.metric_labels for panel in distances.values] == [{"column": "debt"}, {"column": "income"}]
     assert [entry.name for entry in home.iterdir() if entry.name.startswith("evidently")] == ["evidently"]
+
+
+def test_a_column_is_one_line_over_the_months_also_where_a_new_model_brings_new_thresholds(
+    home: Path, spec: Spec, known: DatasetVersion, later: DatasetVersion
+) -> None:
+    check_drift.fn(known, later, spec, None, JULY)
+    stricter = Drift(watch=("income", "debt"), floor=0.01, share=0.1)
+    check_drift.fn(known, later, spec.model_copy(update={"drift": stricter}), None, AUGUST)
+
+    share, distances = drawn()
+    assert [(legend, len(months)) for legend, months in share] == [("share", 2)]
+    assert [(legend, len(months)) for legend, months in distances] == [("debt", 2), ("income", 2)]
+    assert all(None not in months for _, months in share + distances)
 
 
 def test_many_at_once_make_one_project_and_no_reader_meets_half_a_run(

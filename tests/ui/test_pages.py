@@ -130,11 +130,12 @@ def test_the_logs_of_a_run_name_events_that_are_on_record(ui: PrefectPages, life
     ("of", "key", "says"),
     [
         ("training", "loans-validation", ["rule", "held", "rules held"]),
-        ("training", "loans-evaluation", ["Gates", "auc"]),
+        ("training", "loans-ingested", ["sha256:", "…", "1 source"]),
+        ("training", "loans-evaluation", ["Gates", "auc", "gates held"]),
         ("training", "loans-promotion", ["loans v1", "in production"]),
         ("scoring", "loans-decisions", ["360 decisions", "2024-04", "positive"]),
         ("monitoring", "loans-drift", ["income", "drifted", "█"]),
-        ("monitoring", "loans-performance", ["AUC", "360"]),
+        ("monitoring", "loans-performance", ["AUC", "100% of 360", "v1"]),
     ],
 )
 def test_an_artifact_shows_what_was_found(ui: PrefectPages, life: Life, screenshot, of, key, says) -> None:

@@ -79,7 +79,7 @@ def test_drift_is_told_retrained_for_approved_and_shown(local: Local, page: Page
     ui.wait_for("Paused", seconds=60)
     form = ui.open_resume_form()
     assert "v1" in form.inner_text()  # the champion that it is held against
-    assert "drift detected in 2013-07" in form.inner_text()
+    assert "because of drift.detected in 2013-07: 5 of 14 watched columns" in form.inner_text()  # why it was trained
     screenshot("approval")
     ui.answer(form, decision="approve", name=WHO, note=WHY)
     assert ui.wait_for("Completed", "Failed", "Crashed", seconds=60) == "Completed"

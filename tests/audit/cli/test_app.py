@@ -15,6 +15,7 @@ from tests.audit.cli.conftest import Audit, Day
 HEAVY = ("prefect", "sqlmodel", "polars", "pandas", "sklearn", "alembic", "great_expectations", "evidently")
 COMMANDS = (
     [], ["init"], ["status"], ["runs"], ["run"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
+    ["approve"],
     ["spec"], ["spec", "check"],
 )  # fmt: skip
 READERS = (["status"], ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"])

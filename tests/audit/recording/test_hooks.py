@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -515,3 +516,36 @@ def test_a_mode_that_is_not_known_counts_as_strict(home, monkeypatch, mode, stri
     monkeypatch.setenv("AUDIT_MODE", mode)
     settings.cache_clear()
     assert bindings._strict() is strict
+
+
+def test_a_runs_log_is_not_filled_with_words_about_our_hooks(events):
+    """Prefect says of every hook and state that it runs, and that it ran."""
+    said: list[str] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    def mine(task, task_run, state):
+        raise RuntimeError("on purpose")
+
+    @task(on_completion=[mine])
+    def step(): ...
+
+    @flow
+    def steps():
+        prefect.get_run_logger().info("Hook of the crane, 400 kg")
+        step()
+
+    loggers, keep = [logging.getLogger(f"prefect.{name}") for name in ("task_runs", "flow_runs")], Keep()
+    for logger in loggers:
+        logger.addHandler(keep)
+    steps()
+    for logger in loggers:
+        logger.removeHandler(keep)
+    assert [line for line in said if "hook" in line.lower()] == [
+        "Hook of the crane, 400 kg",
+        "Running hook 'mine' in response to entering state 'Completed'",
+        "An error was encountered while running hook 'mine'",
+    ]
+    assert any("task_run.completed" in line for line in said)

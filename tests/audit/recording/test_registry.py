@@ -11,7 +11,7 @@ from threading import Barrier
 
 import pytest
 
-from audit.errors import AuditError, NotAwaiting, NotFound, StoreBusy, UserError
+from audit.errors import AuditError, NotAwaiting, NotFound, StoreBusy, StoreUnavailable, UserError
 from audit.events.canonical import timestamp
 from audit.events.payloads import ApprovalFacts, Approver, StageFacts, used
 from audit.events.references import ModelVersion
@@ -25,7 +25,7 @@ from audit.store.engine import close_stores, open_store
 JANE = Approver(name="Jane Doe", identity="asserted", by="form")
 ROOT = Approver(name="root@host", identity="operating system", by="command")
 YES, NO = Answer(True, JANE, "better in both regions"), Answer(False, ROOT, "too few rows in the north")
-LIMIT = datetime(2026, 11, 28, 21, 4, tzinfo=UTC)
+LIMIT = datetime.now(UTC) + timedelta(days=3)
 
 
 def test_an_approval_and_the_promotion_are_one_stroke_and_name_who_approved(home: Path) -> None:
@@ -35,7 +35,7 @@ def test_an_approval_and_the_promotion_are_one_stroke_and_name_who_approved(home
 
     assert outcome.promoted
     assert outcome.champion == read.champion(open_store(), "loans") == model(1)
-    assert outcome.told() == "**loans v1** is in production: 2 of 2 gates held. Approved by Jane Doe (asserted)."
+    assert outcome.told() == "**loans v1 is in production**: 2 of 2 gates held. Approved by Jane Doe (asserted)."
     assert types(1) == [
         "model.registered", "model.approval_requested", "model.approved", "model.promoted", "model.promoted",
         "model.deployed",
@@ -56,6 +56,12 @@ def test_a_rejection_keeps_the_champion_and_says_who_and_why(home: Path) -> None
     assert types(2)[2:] == ["model.rejected"]
     rejected = steps(2)[-1].payload
     assert (rejected["reason"], rejected["approver"]["name"]) == ("too few rows in the north", "root@host")
+
+
+def test_what_a_person_wrote_makes_no_image_in_what_is_told(home: Path) -> None:
+    asked(1)
+    outcome = registry.decide("loans", 1, Answer(False, JANE, "too few\n![x](http://tracker)"))
+    assert outcome.told().endswith("**: too few ![x\\](http://tracker). Decided by Jane Doe (asserted).")
 
 
 def test_an_approval_comes_too_late_for_a_candidate_that_was_held_against_a_former_champion(home: Path) -> None:
@@ -103,9 +109,9 @@ def test_a_decision_counts_where_the_clock_that_it_was_made_by_is_slow(
     assert read.awaiting_approval(open_store()) == []
 
 
-def test_a_second_request_of_the_same_version_says_nothing_new(home: Path) -> None:
+def test_a_second_request_of_the_same_version_is_the_first_one(home: Path) -> None:
     asked(1)
-    registry.request(facts(1))
+    assert registry.request(facts(1)).id == steps(1)[-1].id
     assert types(1) == ["model.registered", "model.approval_requested"]
 
 
@@ -113,9 +119,17 @@ def test_a_candidate_whose_time_is_over_is_rejected_and_not_before(home: Path) -
     asked(1)
     assert registry.reject_unanswered("loans", 1, LIMIT - timedelta(seconds=1)).step is None
     assert registry.reject_unanswered("loans", 1, LIMIT).champion is None
-    assert steps(1)[-1].payload["reason"] == "nobody decided by 2026-11-28 21:04 UTC"
+    assert steps(1)[-1].payload["reason"] == f"nobody decided by {LIMIT:%Y-%m-%d %H:%M} UTC"
     with pytest.raises(NotAwaiting, match=r"it was rejected on .* UTC: nobody decided by"):
         registry.decide("loans", 1, YES)
+
+
+def test_an_answer_after_the_time_lets_nobody_in(home: Path) -> None:
+    asked(1, by=datetime.now(UTC) - timedelta(hours=5))
+    late = registry.decide("loans", 1, YES)
+    assert not late.promoted
+    assert types(1) == ["model.registered", "model.approval_requested", "model.rejected"]
+    assert "approver" not in steps(1)[-1].payload
 
 
 def test_a_candidate_may_go_on_waiting_after_its_time(home: Path) -> None:
@@ -165,6 +179,26 @@ def test_nothing_is_decided_while_somebody_else_may_be_deciding(
     busy.rollback()
     assert not settings().spool_path.exists()
     assert types(1)[-1] == "model.approval_requested"
+
+
+@pytest.mark.parametrize(
+    "decide",
+    [
+        lambda: registry.decide("loans", 1, YES),
+        lambda: registry.reject_unanswered("loans", 1, LIMIT),
+        lambda: registry.request(facts(2)),
+    ],
+    ids=["answer", "time limit", "question"],
+)
+def test_question_and_answer_never_wait_in_the_spool_where_nobody_would_know_of_them(
+    home: Path, decide: Callable[[], object]
+) -> None:
+    asked(1)
+    with sqlite3.connect(home / "audit.db") as full:
+        full.execute("CREATE TRIGGER full BEFORE INSERT ON event BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    with pytest.raises(StoreUnavailable, match="disk is full"):
+        decide()
+    assert not settings().spool_path.exists()
 
 
 @pytest.mark.parametrize("answers", [(YES, NO), (YES, YES), (NO, NO)], ids=["one each", "approvals", "rejections"])
@@ -229,15 +263,17 @@ def registered(version: int) -> None:
     record("model.registered", step, subject=f"model/loans/v{version}")
 
 
-def asked(version: int, *, against: int | None = None, unanswered: str = "rejected") -> None:
+def asked(version: int, *, against: int | None = None, unanswered: str = "rejected", by: datetime = LIMIT) -> None:
     registered(version)
-    registry.request(facts(version, against=against, unanswered=unanswered))
+    registry.request(facts(version, against=against, unanswered=unanswered, by=by))
 
 
-def facts(version: int, *, against: int | None = None, unanswered: str = "rejected") -> ApprovalFacts:
+def facts(
+    version: int, *, against: int | None = None, unanswered: str = "rejected", by: datetime = LIMIT
+) -> ApprovalFacts:
     return ApprovalFacts(
         spec="loans", model=used("model", model(version)), version=version, champion=against,
-        reason="2 of 2 gates held", answer_by=timestamp(LIMIT), unanswered=unanswered,
+        reason="2 of 2 gates held", answer_by=timestamp(by), unanswered=unanswered,
     )  # fmt: skip
 
 
