@@ -1,4 +1,4 @@
-# make run | test | check | ui | deploy | lock | clean      Python 3.11 to 3.13 and make are all that is needed.
+# make run | test | check | ui | deploy | automations | lock | clean  Python 3.11 to 3.13 and make are all that is needed.
 PYTHON ?= python3
 SPEC ?= flows/specs/flights.yaml
 UNTIL ?=

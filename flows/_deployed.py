@@ -1,7 +1,7 @@
 """What runs when, and what reacts to what, as the Prefect server has it: put on record when it has changed.
 
 Somebody may pause a schedule or edit an automation in the UI at any time, so this is read from the server, never
-from the files that were deployed. Values of environment variables, and of what is named like a secret, are keyed hashes.
+from the files that were deployed. Values of environment variables, and what is named like a secret, are keyed hashes.
 """
 
 import logging

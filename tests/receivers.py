@@ -22,7 +22,6 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 Json = dict[str, Any]
 SILENCE = 0  # instead of a status: no answer at all
 DRIPS = -1  # and one without an end, byte by byte
-DRIPS = -1  # and one without an end, byte by byte
 
 
 @dataclass
@@ -53,10 +52,6 @@ def webhook(*answers: int, headers: dict[str, str] | None = None) -> Iterator[Re
             status = receiver.answer()
             if status == SILENCE:
                 closed.wait(30)
-                return
-            while status == DRIPS and not closed.wait(0.1):
-                self.wfile.write(b"H")
-            if status == DRIPS:
                 return
             while status == DRIPS and not closed.wait(0.1):
                 self.wfile.write(b"H")

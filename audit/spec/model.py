@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import takewhile
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -149,10 +149,7 @@ AlertKind = Literal[
 class Alerts(Part):
     """Which findings are told, to which targets by name, how often. Addresses come from blocks or the environment."""
 
-    on: tuple[AlertKind, ...] = (
-        "drift", "prediction_drift", "decay", "rejected", "gate", "scoring", "anomaly", "approval", "maintenance",
-        "failed",
-    )  # fmt: skip
+    on: tuple[AlertKind, ...] = get_args(AlertKind)
     # `default` is AUDIT_ALERT_URL, `oncall` AUDIT_ALERT_URL_ONCALL, `slack-webhook/oncall` a Prefect block: type/name.
     to: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(/[a-z0-9][a-z0-9_-]{0,99})?$")], ...] = ("default",)
     quiet_minutes: float = Field(default=720, ge=0)  # after a message of one kind further ones are held back: a night
