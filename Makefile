@@ -2,6 +2,7 @@
 PYTHON ?= python3
 SPEC ?= flows/specs/flights.yaml
 UNTIL ?=
+BLOCK ?=
 bin := .venv/bin
 ready := .venv/.ready
 compile = $(bin)/python -m uv pip compile pyproject.toml --universal --python-version 3.11 \
@@ -41,7 +42,7 @@ deploy: $(ready)
 	@$(api) $(bin)/python -m deployments.automations --plan
 
 automations: $(ready)
-	@$(api) $(bin)/python -m deployments.automations --yes
+	@$(api) $(bin)/python -m deployments.automations --yes $(if $(BLOCK),--block $(BLOCK))
 
 # The standard library's venv, then uv from the package index, then the lock: no tool is expected beforehand.
 $(ready): requirements.lock pyproject.toml

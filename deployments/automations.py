@@ -292,13 +292,20 @@ def specs(every: "dict[str, DeploymentResponse]") -> list[str]:
 
 
 def server() -> "SyncPrefectClient":
-    """A client of the configured server. Raises UserError where there is none."""
+    """A client of the configured server. Raises UserError where there is none, or none that answers."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
-    if not PREFECT_API_URL.value():
+    address = PREFECT_API_URL.value()
+    if not address:
         raise UserError("No Prefect server is configured.", hint="Set PREFECT_API_URL, or run `make ui`.")
-    return get_client(sync_client=True)
+    client = get_client(sync_client=True)
+    if refused := client.api_healthcheck():
+        raise UserError(
+            f"Prefect's server at {address} does not answer ({type(refused).__name__}).",
+            hint="Start `make ui`, or set PREFECT_API_URL to a server that runs.",
+        )
+    return client
 
 
 def _whole(wanted: "AutomationCore") -> "AutomationCore":

@@ -139,7 +139,7 @@ def test_a_server_that_is_away_for_a_while_ends_no_question(home: Path, manual: 
                 wire.cut()
                 threading.Event().wait(2 * approval.POLL_SECONDS)
                 wire.mend()
-                resumed(paused_again(run), YES)
+                answer_until_it_counts()
 
         with a_person(restarts):
             champion = asking(manual.spec)
@@ -276,7 +276,11 @@ def a_person(acts: Callable[[FlowRun], object]) -> Iterator[None]:
     def watch() -> None:
         while not over.wait(0.2):
             if runs := paused():
-                acts(runs[0])
+                try:
+                    acts(runs[0])
+                except BaseException:  # the run must not wait for days because this test has failed
+                    registry.decide("loans", 1, BY_COMMAND)
+                    raise
                 return
 
     with ThreadPoolExecutor(1) as pool:
@@ -303,6 +307,17 @@ def paused_again(run: FlowRun) -> FlowRun:
             return found[0]
         threading.Event().wait(0.2)
     raise AssertionError("nobody was asked again")
+
+
+def answer_until_it_counts() -> None:
+    """Fill in whatever form is shown: a run that asks again has not heard an earlier answer."""
+    for _ in range(60):
+        for run in paused():
+            resumed(run, YES)
+        if "model.approved" in kinds():
+            return
+        threading.Event().wait(1)
+    raise AssertionError("no answer counted")
 
 
 def _keys(run: FlowRun) -> dict[str, str]:
