@@ -8,6 +8,7 @@ Monitoring after scoring is a trigger in prefect.yaml.
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
@@ -291,7 +292,8 @@ def specs(every: "dict[str, DeploymentResponse]") -> list[str]:
     return sorted({load_spec(file).name for file in files})
 
 
-def server() -> "SyncPrefectClient":
+@contextmanager
+def server() -> "Iterator[SyncPrefectClient]":
     """A client of the configured server. Raises UserError where there is none, or none that answers."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
@@ -299,13 +301,13 @@ def server() -> "SyncPrefectClient":
     address = PREFECT_API_URL.value()
     if not address:
         raise UserError("No Prefect server is configured.", hint="Set PREFECT_API_URL, or run `make ui`.")
-    client = get_client(sync_client=True)
-    if refused := client.api_healthcheck():
-        raise UserError(
-            f"Prefect's server at {address} does not answer ({type(refused).__name__}).",
-            hint="Start `make ui`, or set PREFECT_API_URL to a server that runs.",
-        )
-    return client
+    with get_client(sync_client=True) as client:
+        if refused := client.api_healthcheck():
+            raise UserError(
+                f"Prefect's server at {address} does not answer ({type(refused).__name__}).",
+                hint="Start `make ui`, or set PREFECT_API_URL to a server that runs.",
+            )
+        yield client
 
 
 def _whole(wanted: "AutomationCore") -> "AutomationCore":
