@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from typing import Any
 
 import httpx
 
@@ -19,7 +20,22 @@ from flows import _beside as beside
 
 NOBODY = "http://127.0.0.1:9"  # a company's proxy, which knows nothing of a server on this machine
 START_SECONDS = 300
-server = httpx.Client(timeout=60, trust_env=False)
+TRIES = 10
+
+
+class Patient(httpx.Client):
+    """Asks again where Prefect's server is too busy to answer: its SQLite refuses under load."""
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        for _ in range(TRIES):
+            answer = super().send(request, **options)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                break
+            time.sleep(1)
+        return answer
+
+
+server = Patient(timeout=60, trust_env=False)
 
 
 @dataclass(frozen=True)
