@@ -24,6 +24,7 @@ from tasks._judging import SEED, judge, with_intervals
 if TYPE_CHECKING:
     import polars as pl
 
+Checked = tuple[read.Recorded, OutcomeFacts]
 Verdict = Literal["steady", "decayed", "not known yet", "cannot be told"]
 
 UNSCORED = "the row was not scored"
@@ -137,10 +138,11 @@ def check_performance(
     )
     subject = f"segment/{decisions.name}/{decisions.version}"
     asks = facts.verdict == "decayed" and read.champion(open_store(), spec.name) == model
-    event = _found_before(facts, spec) or record("performance.checked", facts, subject=subject)
+    before = list(_checked(spec))
+    event = _found_before(facts, before) or record("performance.checked", facts, subject=subject)
     if asks:
         event = record("performance.decayed", facts, subject=subject)
-    _leave_for_people(facts, spec)
+    _leave_for_people(facts, before, spec)
     return PerformanceVerdict(
         window=window,
         model=model,
@@ -153,11 +155,6 @@ def check_performance(
         baseline=_auc(baseline),
         rule=facts.rule,
     )
-
-
-def by_month(checked: Sequence[OutcomeFacts], spec: Spec) -> list[dict[str, str]]:
-    """Every window that was measured, as rows for people, with a bar that is half full where the rule may fire."""
-    return [_row(facts, spec) for facts in checked]
 
 
 def _reason(keys: list[str]) -> "pl.Expr":
@@ -205,22 +202,22 @@ def _auc(metrics: list[Metric]) -> Metric | None:
     return next((metric for metric in metrics if metric.name == "auc"), None)
 
 
-def _found_before(facts: OutcomeFacts, spec: Spec) -> str | None:
+def _found_before(facts: OutcomeFacts, before: Sequence[Checked]) -> str | None:
     """The event that says the same already: outcomes that do not come in would fill the record day by day."""
-    return next((event.id for event, known in _checked(spec) if known == facts), None)
+    return next((event.id for event, known in before if known == facts), None)
 
 
-def _checked(spec: Spec) -> "Iterator[tuple[read.Recorded, OutcomeFacts]]":
+def _checked(spec: Spec) -> Iterator[Checked]:
     """What was found so far, the oldest first."""
     for event in read.events(open_store(), types=("performance.checked",), spec=spec.name, newest_first=False):
         if event.payload:
             yield event, OutcomeFacts.model_validate(event.payload)
 
 
-def _leave_for_people(facts: OutcomeFacts, spec: Spec) -> None:
+def _leave_for_people(facts: OutcomeFacts, before: Sequence[Checked], spec: Spec) -> None:
     """The table of all months, of which this is one."""
-    latest = {known.window: known for _, known in _checked(spec)} | {facts.window: facts}
-    rows = by_month([latest[window] for window in sorted(latest)], spec)
+    latest = {known.window: known for _, known in before} | {facts.window: facts}
+    rows = [_row(latest[window], spec) for window in sorted(latest)]
     found = f"{facts.verdict.capitalize()} in {facts.window}, v{facts.model.version}"
     told = f"{found}. The rule: {facts.rule}. The bar of what was lost is half full there."
     frames.leave_table(f"{spec.name}-performance", rows, told)

@@ -47,7 +47,7 @@ def record(
 
     Run ids, deployment, actor and times are filled in. Raises AuditUnavailable in mode `strict` only.
     """
-    event = _made(type, payload, subject, severity=severity, id=id)
+    event = make_event(type, payload, source=SOURCE, subject=subject, severity=severity, id=id, **_around())
     append(event)
     return event.id
 
@@ -61,23 +61,18 @@ def record_decided(decide: Callable[[Connection], Sequence[Fact]], *, in_store_o
     decide as they do. Raises StoreUnavailable for one that cannot be read, StoreBusy after half a minute.
     """
     facts: Sequence[Fact] = ()
-    around, actor = _run(), circumstances.actor()  # before the lock: what they import takes seconds
+    around = _around()  # before the lock: what it imports takes seconds
 
     def events(connection: Connection) -> list[Event]:
         nonlocal facts
         facts = decide(connection)
-        return [
-            make_event(type, payload, source=SOURCE, subject=subject, actor=actor, **around)
-            for type, payload, subject in facts
-        ]
+        return [make_event(type, payload, source=SOURCE, subject=subject, **around) for type, payload, subject in facts]
 
     try:
         for event in _patiently(events):
             _tell(event)
-    except StoreBusy:
-        raise
-    except StoreUnavailable:
-        if in_store_only:
+    except StoreUnavailable as away:
+        if in_store_only or isinstance(away, StoreBusy):
             raise
         with open_store().reading() as connection:
             waiting = events(connection)
@@ -117,13 +112,6 @@ def count_lost(what: str) -> None:
     _recorder().lose(what, "it could not be put into words")
 
 
-def _made(
-    type: str, payload: Payload, subject: str, *, severity: Severity | None = None, id: str | None = None
-) -> Event:
-    actor = circumstances.actor()
-    return make_event(type, payload, source=SOURCE, subject=subject, severity=severity, id=id, actor=actor, **_run())
-
-
 def _tell(event: Event) -> None:
     from audit.recording.feed import feed
     from audit.recording.logs import tell
@@ -134,8 +122,8 @@ def _tell(event: Event) -> None:
         listener(event)
 
 
-def _run() -> "Around":
-    """Ids of the flow and task run around us, empty outside of both."""
+def _around() -> "Around":
+    """Who we are, and the ids of the flow and task run around us, empty outside of both."""
     from prefect.context import FlowRunContext, TaskRunContext
 
     task, flow = TaskRunContext.get(), FlowRunContext.get()
@@ -145,15 +133,17 @@ def _run() -> "Around":
         "flow_run_id": str(flow_run_id) if flow_run_id else None,
         "task_run_id": str(task.task_run.id) if task else None,
         "deployment": str(deployment) if deployment else None,
+        "actor": circumstances.actor(),
     }
 
 
 class Around(TypedDict):
-    """Ids of the runs that an event is recorded in."""
+    """By whom and in which runs an event is recorded."""
 
     flow_run_id: str | None
     task_run_id: str | None
     deployment: str | None
+    actor: str
 
 
 @dataclass

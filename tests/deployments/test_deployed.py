@@ -7,12 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ from deployments.where import CLONE
 from flows import _deployed as deployed
 from tests.deployments.test_prefect_yaml import CONTAINED, HERE
 from tests.deployments.test_server import until
+from tests.receivers import webhook
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
 
@@ -99,20 +98,8 @@ def client(machine: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
 @pytest.fixture
 def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """An address for messages, and what arrived there."""
-    got: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    receiver = HTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=receiver.serve_forever, daemon=True).start()
-    yield f"json://127.0.0.1:{receiver.server_port}", got
-    receiver.shutdown()
+    with webhook() as receiver:
+        yield receiver.url(), receiver.received
 
 
 def test_deploying_again_asks_nothing_and_changes_nothing(machine: dict[str, str], client: SyncPrefectClient) -> None:

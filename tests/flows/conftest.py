@@ -1,12 +1,9 @@
 """A use case about people, small enough to run whole: months of loans, with an e-mail address and a token in it."""
 
-import json
 import random
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ from audit.events.payloads import Gate, Metric
 from audit.events.references import DatasetVersion, ModelVersion, Report
 from audit.settings import settings
 from tasks._frames import Evaluation
+from tests.receivers import webhook
 
 EMAIL = "ann.planted@example.org"
 TOKEN = "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
@@ -121,19 +119,7 @@ def use_case(tmp_path: Path, prefect_server: None) -> UseCase:
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """What arrived at AUDIT_ALERT_URL."""
-    got: list[dict[str, Any]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            got.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = HTTPServer(("127.0.0.1", 0), Receiver)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setenv("AUDIT_ALERT_URL", f"json://127.0.0.1:{server.server_port}")
-    settings.cache_clear()
-    yield got
-    server.shutdown()
+    with webhook() as receiver:
+        monkeypatch.setenv("AUDIT_ALERT_URL", receiver.url())
+        settings.cache_clear()
+        yield receiver.received

@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 from audit.settings import read_settings
 from audit.store import read
 from audit.store.engine import AuditStore, open_store
-from tests.deployments.local_ui import Local, finished, local_ui, server, started, until
+from tests.deployments.local_ui import Local, finished, give_every_deployment, local_ui, server, started, until
 from tests.flows.conftest import UseCase, loans
 from tests.ui.prefect_pages import ENDED, PrefectPages
 
@@ -47,13 +47,6 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
 @pytest.fixture
 def ui(life: Life, page: Page) -> PrefectPages:
     return PrefectPages(page, life.local.api.removesuffix("/api"))
-
-
-def give_every_deployment(api: str, spec: str) -> None:
-    """Also those that automations start."""
-    for deployment in server.post(f"{api}/deployments/filter", json={}).raise_for_status().json():
-        given = {"parameters": {"spec_file": spec}}
-        server.patch(f"{api}/deployments/{deployment['id']}", json=given).raise_for_status()
 
 
 def completed(api: str, deployment: str) -> str:

@@ -14,7 +14,7 @@ from audit.settings import read_settings
 from audit.store import read
 from audit.store.engine import AuditStore, open_store
 from deployments.where import CLONE
-from tests.deployments.local_ui import Local, local_ui, server, until
+from tests.deployments.local_ui import Local, give_every_deployment, local_ui, until
 from tests.receivers import Json, internet, slack
 from tests.ui.prefect_pages import PrefectPages
 
@@ -50,9 +50,7 @@ def decide_by_hand(api: str, spec: Path) -> None:
     """Give every deployment a spec that differs from the one that ships in one line."""
     shipped = (CLONE / "flows" / "specs" / "flights.yaml").read_text()
     spec.write_text(f"{shipped}\napproval: manual\n")
-    for deployment in server.post(f"{api}/deployments/filter", json={}).raise_for_status().json():
-        given = {**deployment["parameters"], "spec_file": str(spec)}
-        server.patch(f"{api}/deployments/{deployment['id']}", json={"parameters": given}).raise_for_status()
+    give_every_deployment(api, spec)
 
 
 def test_drift_is_told_retrained_for_approved_and_shown(local: Local, page: Page, arrived, screenshot) -> None:
