@@ -14,9 +14,10 @@ from audit.store.engine import open_store
 
 
 class Decided(NamedTuple):
-    """The decisions of one window, and the model that made them."""
+    """The decisions of one window, the features that they were made from, and the model that made them."""
 
     window: Window
+    features: DatasetVersion
     decisions: DatasetVersion
     model: ModelVersion
 
@@ -51,21 +52,13 @@ def reference_of(model: ModelVersion, spec: Spec) -> DatasetVersion:
     raise NotFound(f"The training of {spec.name} v{model.version} is not on record.", hint="Train it again.")
 
 
-def decided_on(window: Window, spec: Spec) -> DatasetVersion:
-    """The features of the rows that were decided on in `window`."""
-    for scored in read.events(open_store(), types=("predictions.scored",), spec=spec.name):
-        if scored.payload.get("window") == str(window):
-            return _dataset(scored.payload["inputs"], scored.payload["rows"])
-    raise NotFound(
-        f"No decisions of {spec.name} for {window} are on record.", hint="Run the scoring flow for it first."
-    )
-
-
-def decisions_on(window: Window, spec: Spec) -> DatasetVersion:
-    """The last decisions that were made on `window`."""
-    made = [decided.decisions for decided in _decided(spec) if decided.window == window]
+def decided_on(window: Window, spec: Spec) -> Decided:
+    """The last decisions that were made on `window`. Raises NotFound where there are none."""
+    made = [decided for decided in _decided(spec) if decided.window == window]
     if not made:
-        raise NotFound(f"No decisions of {spec.name} for {window} are on record.", hint="Run the scoring flow first.")
+        raise NotFound(
+            f"No decisions of {spec.name} for {window} are on record.", hint="Run the scoring flow for it first."
+        )
     return made[-1]
 
 
@@ -115,10 +108,11 @@ def outcomes_due(spec: Spec, today: date) -> list[Decided]:
 def _decided(spec: Spec) -> Iterator[Decided]:
     for scored in read.events(open_store(), types=("predictions.scored",), spec=spec.name, newest_first=False):
         if scored.payload.get("window"):
-            made, model = scored.payload["segment"], scored.payload["model"]
+            rows, model = scored.payload["rows"], scored.payload["model"]
             yield Decided(
                 Window.parse(scored.payload["window"]),
-                _dataset(made, scored.payload["rows"]),
+                _dataset(scored.payload["inputs"], rows),
+                _dataset(scored.payload["segment"], rows),
                 ModelVersion(**{k: model[k] for k in ("version", "address", "digest")}, name=model["of"]),
             )
 

@@ -68,14 +68,15 @@ def monitoring(spec_file: str = SHIPPED, window: Window | None = None) -> Monito
 def look_for_drift(spec: Spec, window: Window) -> DriftVerdict:
     """Drift between the champion's training rows and the rows decided on. Told at once: people wait for it."""
     champion = known.champion_of(spec)
-    verdict = check_drift(known.reference_of(champion, spec), known.decided_on(window, spec), spec, champion, window)
+    rows = known.decided_on(window, spec).features
+    verdict = check_drift(known.reference_of(champion, spec), rows, spec, champion, window)
     tell_of_drift(verdict, spec, window)
     return verdict
 
 
 def look_for_anomalies(spec: Spec, window: Window) -> None:
     """The window's figures against those of earlier windows."""
-    verdict = check_anomalies(known.decisions_on(window, spec), spec, window)
+    verdict = check_anomalies(known.decided_on(window, spec).decisions, spec, window)
     tell(anomaly_finding(verdict, spec), "anomaly", spec, window)
 
 
@@ -85,7 +86,7 @@ def look_back(spec: Spec, due: Sequence[known.Decided]) -> list[PerformanceVerdi
     A window that the source no longer has stops no other: its failed task run is on record, and it stays due.
     """
     verdicts = []
-    for window, decisions, model in due:
+    for window, _, decisions, model in due:
         source = read_outcomes(spec, window, return_state=True)
         if source.is_completed():
             verdict = check_performance(decisions, source.result(), model, spec, window)
