@@ -5,6 +5,7 @@ UNTIL ?=
 BLOCK ?=
 bin := .venv/bin
 ready := .venv/.ready
+extras = --extra examples --extra server --extra ebm --extra postgres
 compile = $(bin)/python -m uv pip compile pyproject.toml --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-header --quiet
 
@@ -59,8 +60,8 @@ $(ready): requirements.lock pyproject.toml
 # Two locks of one resolution: all of it for development, and what the container image installs.
 lock:
 	$(bin)/python -m pip install --quiet uv
-	$(compile) --extra examples --extra server --group dev -o requirements.lock
-	$(compile) --extra examples --extra server --constraints requirements.lock -o deployments/containers/requirements.lock
+	$(compile) $(extras) --group dev -o requirements.lock
+	$(compile) $(extras) --constraints requirements.lock -o deployments/containers/requirements.lock
 
 clean:
 	rm -rf .venv var .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

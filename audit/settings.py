@@ -6,6 +6,8 @@ AUDIT_ARTIFACTS_URL  another root for artifacts than AUDIT_HOME/artifacts (a fol
 AUDIT_MODE           `spool` (default): a store that fails never stops the pipeline; `strict`: no audit, no run
 AUDIT_ALERT_URL      any apprise address that alerts go to by default; none: no alert is sent
 AUDIT_ALERT_URL_<X>  the same for a target that a spec calls <x>
+AUDIT_SOURCE_URL_<X> SQLAlchemy URL of the database that a spec calls <x>
+AUDIT_ESTIMATORS     dotted paths of your own estimators that a spec may name, with commas between them
 AUDIT_EVIDENTLY_URL  where Evidently's own UI shows AUDIT_HOME/evidently; `make ui` sets it
 AUDIT_REPORTS_URL    where reports and Data Docs are served; `make ui` sets it
 """
@@ -33,6 +35,8 @@ class Settings:
     mode: Mode = "spool"
     alert_url: str | None = None
     alert_urls: tuple[tuple[str, str], ...] = ()  # target name in lower case, address
+    source_urls: tuple[tuple[str, str], ...] = ()  # database name in lower case, SQLAlchemy URL
+    estimators: tuple[str, ...] = ()
     evidently_url: str | None = None
     reports_url: str | None = None
 
@@ -75,6 +79,8 @@ def read_settings(environ: Mapping[str, str], start: Path) -> Settings:
         mode=cast(Mode, mode),
         alert_url=environ.get("AUDIT_ALERT_URL") or None,
         alert_urls=_named(environ, "AUDIT_ALERT_URL_"),
+        source_urls=_named(environ, "AUDIT_SOURCE_URL_"),
+        estimators=tuple(path.strip() for path in environ.get("AUDIT_ESTIMATORS", "").split(",") if path.strip()),
         evidently_url=environ.get("AUDIT_EVIDENTLY_URL") or None,
         reports_url=environ.get("AUDIT_REPORTS_URL") or None,
     )

@@ -77,8 +77,8 @@ def gates(
         _at_least("auc", wanted.min_auc, found["auc"]),
         _at_most("calibration_error", wanted.max_calibration_error, found["calibration_error"]),
         _at_least("rows", wanted.min_rows, metrics[0].rows),
-        _at_least("auc_gain", wanted.min_auc_gain, gain) if champion else None,
-        _at_most("slice_auc_gap", wanted.max_slice_auc_gap, widest_gap(sliced)),
+        _at_least("gain", wanted.min_gain, gain) if champion else None,
+        _at_most("slice_gap", wanted.max_slice_gap, widest_gap(sliced)),
     ]
     return [gate for gate in judged if gate]
 

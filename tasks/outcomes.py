@@ -100,14 +100,14 @@ def verdict_of(auc: Metric | None, baseline: Metric | None, spec: Spec) -> Verdi
     """By the spec's rule; `auc` is None where there are no figures, `baseline` where the model was never judged."""
     if auc is None or auc.high is None or baseline is None:
         return "cannot be told"
-    return "decayed" if auc.high < baseline.value - spec.performance.max_auc_loss else "steady"
+    return "decayed" if auc.high < baseline.value - spec.performance.max_loss else "steady"
 
 
 def rule(spec: Spec) -> str:
     """The spec's rule on decay in words."""
     wanted = spec.performance
     return (
-        f"decayed where even the upper end of the AUC's 95 % interval is more than {wanted.max_auc_loss:g} below "
+        f"decayed where even the upper end of the AUC's 95 % interval is more than {wanted.max_loss:g} below "
         f"the AUC that the model was promoted on; not before {wanted.min_known:.0%} of the outcomes are known"
     )
 
@@ -230,7 +230,7 @@ def _row(facts: OutcomeFacts, spec: Spec) -> dict[str, str]:
         "month": facts.window,
         "model": f"v{facts.model.version}",
         "verdict": facts.verdict,
-        "lost": frames.bar(loss / spec.performance.max_auc_loss, width=8),
+        "lost": frames.bar(loss / spec.performance.max_loss, width=8),
         "AUC": with_interval(auc) if auc else "",
         "was": f"{baseline.value:.3f}" if baseline else "",
         "known": f"{facts.known / facts.rows:.0%} of {facts.rows:,}",

@@ -124,7 +124,7 @@ class Source(Payload):
     name: str
     address: str
     rows: int
-    digest: str | None = None
+    digest: str | None = None  # of a file: its bytes; of a folder: its files' names and bytes; of a table: what was read
 
 
 class DatasetFacts(Payload):
@@ -164,6 +164,7 @@ class Expectation(Payload):
     held: bool
     checked: int | None = None
     unexpected: int | None = None
+    suite: str | None = None  # of the user's own Great Expectations project
     limits: list[Named] = Field(default_factory=list)
 
 
@@ -239,6 +240,8 @@ class TrainingFacts(Payload):
     changed: list[Named] = Field(default_factory=list)  # value: `old -> new`, since the last version
     features: list[str]
     target: str
+    kind: Literal["binary", "multiclass", "regression"] = "binary"  # of the target
+    classes: list[str] = Field(default_factory=list)  # of a target with several, in the model's order
     seeds: list[Named]
     libraries: list[Named]
     rows: int
@@ -275,6 +278,7 @@ class EvaluationFacts(Payload):
     champion: Used | None = None
     metrics: list[Metric]
     champion_metrics: list[Metric] = Field(default_factory=list)
+    main: str = "auc"  # the figure that gain, gaps and decay are measured in
     difference: list[Metric] = Field(default_factory=list)  # challenger minus champion, same rows
     slices: list[Metric] = Field(default_factory=list)
     gates: list[Gate]
@@ -340,9 +344,9 @@ class ScoringFacts(Payload):
     inputs: Used
     rows: int
     failed: int
-    decisions: list[Named]  # decision, count
+    decisions: list[Named]  # decision, count; none where the decision is a number
     mean_score: float | None = None
-    threshold: float
+    threshold: float | None = None
     failures: list[RowFailure] = Field(default_factory=list)
     cause: str | None = None
 
@@ -351,7 +355,7 @@ class ChangeFacts(Payload):
     """Something about the pipeline that is not as it was at the last run."""
 
     spec: str
-    what: str  # spec, code, environment, deployment <name>, automation <name>
+    what: str  # spec, code, environment, source <name>, deployment <name>, automation <name>
     was: str | None = None  # digest or commit; absent the first time
     is_now: str
     details: list[Named] = Field(default_factory=list)  # what it consists of now
@@ -377,7 +381,7 @@ class OutcomeFacts(Payload):
     """How a model's decisions of one window did, once their outcomes were known."""
 
     spec: str
-    window: str
+    window: str | None = None
     model: Used
     decisions: Used
     outcomes: Used  # the dataset version that the outcomes were read from
@@ -385,6 +389,7 @@ class OutcomeFacts(Payload):
     known: int  # of them with an outcome
     left_out: list[Named] = Field(default_factory=list)  # why the others have none: reason, count
     metrics: list[Metric]  # none where too few outcomes are known
+    main: str = "auc"  # the figure that the rule is about
     baseline: list[Metric]  # of the evaluation that the model was promoted on
     rule: str  # the rule in words
     verdict: Literal["steady", "decayed", "not known yet", "cannot be told"]

@@ -9,7 +9,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
-DatasetRole = Literal["ingested", "validated", "rejected", "features", "train", "test", "decisions"]
+DatasetRole = Literal["ingested", "validated", "rejected", "features", "train", "test", "undecided", "decisions"]
 Environment = Literal["none", "staging", "production"]
 
 

@@ -20,7 +20,7 @@ from yaml.constructor import ConstructorError
 
 from audit.errors import BadData, SpecError
 from audit.events.canonical import canonical, clean, digest_of
-from audit.spec.model import Handling, Spec
+from audit.spec.model import ESTIMATORS, Column, Handling, Spec
 
 if TYPE_CHECKING:
     import polars as pl
@@ -86,6 +86,7 @@ def spec_errors(path: str | Path) -> list[str]:
 def source_path(name: str, spec: Spec) -> Path:
     """The file of the source `name`. Raises BadData if it, or the package that should hold it, is not there."""
     table, line = spec.sources[name], where(spec, "sources", name)
+    assert table.file, "a source of a database has no file"
     folder = Path(spec.file).parent if spec.file else Path()
     if table.package:
         try:
@@ -97,7 +98,7 @@ def source_path(name: str, spec: Spec) -> Path:
                 f"{line}: package {table.package!r} is not installed.", hint=f"Run `pip install {table.package}`."
             )
         folder = Path(next(iter(found.submodule_search_locations)))
-    if not (folder / table.file).is_file():
+    if not (folder / table.file).exists():
         raise BadData(f"{line}: {table.file} does not exist.", hint="Correct `file`, or put it there.")
     return folder / table.file
 
@@ -146,9 +147,10 @@ def _text_of(path: Path) -> str:
 
 
 def _missing_sources(spec: Spec) -> Iterator[str]:
-    for name in spec.sources:
+    for name, table in spec.sources.items():
         try:
-            source_path(name, spec)
+            if table.file:
+                source_path(name, spec)
         except BadData as missing:
             yield str(missing)
 
@@ -322,8 +324,12 @@ def _contradictions(spec: Spec) -> Iterator[Finding]:
     yield from _double_names(spec)
     yield from _unknown_names(spec)
     yield from _bad_limits(spec)
+    yield from _bad_sources(spec)
     yield from _bad_sql(spec)
+    yield from _bad_target(spec)
+    yield from _bad_generalising(spec)
     yield from leaks(spec)
+    yield from _protected_seen(spec)
 
 
 def _double_names(spec: Spec) -> Iterator[Finding]:
@@ -347,7 +353,8 @@ def _unknown_names(spec: Spec) -> Iterator[Finding]:
     """Names that point at no column, or at one that ingest drops."""
     declared = {column.name: spec.handling(column) for column in spec.columns}
     known = [*declared, *(derived.name for derived in spec.derive)]
-    mentions: list[tuple[Keys, str]] = [(("event_time",), spec.event_time), (("target", "column"), spec.target.column)]
+    mentions: list[tuple[Keys, str]] = [(("target", "column"), spec.target.column)]
+    mentions += [(("event_time",), spec.event_time)] if spec.event_time else []
     mentions += [(("slices", index), name) for index, name in enumerate(spec.slices)]
     mentions += [(("drift", "watch", i), name) for i, name in enumerate(spec.drift.watch) if name != SCORE]
     for keys, name in mentions:
@@ -382,10 +389,90 @@ def _bad_limits(spec: Spec) -> Iterator[Finding]:
             yield Finding((*keys, "dtype"), f"min and max need a number, {column.name!r} is a {column.dtype}.")
     if spec.rows.max is not None and spec.rows.min > spec.rows.max:
         yield Finding(("rows", "min"), "rows.min is above rows.max. Swap them.")
-    if spec.schedule.until is not None and spec.schedule.until < spec.schedule.train_from:
+    if spec.schedule and spec.event_time is None:
+        yield Finding(("schedule",), "a schedule walks through months, and there is no `event_time`. Name it.")
+    if spec.schedule and spec.schedule.until is not None and spec.schedule.until < spec.schedule.train_from:
         yield Finding(("schedule", "until"), "schedule.until is before schedule.train_from.")
     if not spec.features():
         yield Finding(("columns",), "no column is a feature. Give one `role: feature`.")
+
+
+def _bad_sources(spec: Spec) -> Iterator[Finding]:
+    for name, table in spec.sources.items():
+        keys: Keys = ("sources", name)
+        if (table.file is None) == (table.database is None):
+            yield Finding(keys, f"source {name!r} is a `file` or comes from a `database`. Give one of them.")
+        elif table.database is None and (table.table or table.query):
+            yield Finding(keys, f"`table` and `query` of source {name!r} need a `database`.")
+        elif table.database is not None and (table.table is None) == (table.query is None):
+            yield Finding(keys, f"source {name!r} needs a `table` or a `query` of its database, one of them.")
+        elif table.database is not None and (table.package or table.format or table.null_values):
+            yield Finding(keys, f"`package`, `format` and `null_values` of source {name!r} are for files.")
+        if table.database and has_password(table.database):
+            yield Finding(
+                (*keys, "database"),
+                f"a password has no place in a spec. Write `database: {name}` and put the address into "
+                f"AUDIT_SOURCE_URL_{name.upper()}.",
+            )
+
+
+def has_password(address: str) -> bool:
+    """Whether an SQLAlchemy URL holds one."""
+    return bool(re.match(r"[^:/?#]+://[^/?#@]*:[^/?#@]+@", address))
+
+
+def _bad_target(spec: Spec) -> Iterator[Finding]:
+    kind, estimator = spec.target.kind, spec.estimator.kind
+    if estimator in ESTIMATORS and kind not in ESTIMATORS[estimator]:
+        fitting = ", ".join(name for name, kinds in ESTIMATORS.items() if kind in kinds)
+        yield Finding(("estimator", "kind"), f"{estimator} knows no {kind} target. Choose one of {fitting}.")
+    elif estimator not in ESTIMATORS and "." not in estimator:
+        yield Finding(
+            ("estimator", "kind"),
+            f"{estimator!r} is none of {', '.join(ESTIMATORS)}, nor the dotted path of a class of yours."
+            f"{did_you_mean(estimator, ESTIMATORS)}",
+        )
+    if spec.threshold is not None and kind != "regression" and not 0 < spec.threshold < 1:
+        yield Finding(("threshold",), "threshold is a probability between 0 and 1.")
+    others = {"regression": ("min_auc", "min_accuracy", "max_calibration_error"), "binary": (), "multiclass": ()}[kind]
+    others = others or ("min_r2", "max_mae", "max_rmse")
+    if kind == "multiclass" or (kind == "regression" and spec.threshold is None):
+        others = (*others, "max_selection_gap", "max_recall_gap")
+    for gate in others:
+        if getattr(spec.gates, gate) is not None:
+            yield Finding(("gates", gate), f"{gate} says nothing of a {kind} target. Take it out.")
+
+
+def _bad_generalising(spec: Spec) -> Iterator[Finding]:
+    for index, column in enumerate(spec.columns):
+        keys: Keys = ("columns", index)
+        if column.date_format and column.dtype not in ("date", "datetime"):
+            yield Finding((*keys, "date_format"), f"{column.name!r} is a {column.dtype}, date_format is for dates.")
+        if column.generalise:
+            yield from _bad_generalised((*keys, "generalise"), column, spec)
+        elif column.handling == "generalise":
+            yield Finding((*keys, "handling"), f"say how {column.name!r} is generalised, under `generalise`.")
+
+
+# Which dtypes a way of generalising is for.
+_GENERALISES = {
+    "width": ("integer", "float"), "edges": ("integer", "float"), "prefix": ("string",), "to": ("date", "datetime"),
+}  # fmt: skip
+
+
+def _bad_generalised(keys: Keys, column: Column, spec: Spec) -> Iterator[Finding]:
+    assert column.generalise
+    ways = [way for way, value in column.generalise.model_dump().items() if value is not None]
+    if len(ways) != 1:
+        yield Finding(keys, f"{column.name!r} is generalised in one way: {', '.join(_GENERALISES)}.")
+    elif column.dtype not in _GENERALISES[ways[0]]:
+        yield Finding(keys, f"{ways[0]!r} is for {' or '.join(_GENERALISES[ways[0]])}, {column.name!r} is none.")
+    if column.handling not in (None, "generalise"):
+        yield Finding(keys, f"{column.name!r} is both generalised and to {column.handling}. Take one out.")
+    if column.generalise.edges is not None and list(column.generalise.edges) != sorted(set(column.generalise.edges)):
+        yield Finding((*keys, "edges"), f"the edges of {column.name!r} must rise.")
+    if column.name == spec.entity_key:
+        yield Finding(keys, f"the entity key {column.name!r} is hashed, not generalised.")
 
 
 def _bad_sql(spec: Spec) -> Iterator[Finding]:
@@ -557,3 +644,19 @@ def _untold_target(spec: Spec, late: dict[str, str]) -> Iterator[Finding]:
         yield Finding(keys, f"the target {name!r} cannot be a feature. Give it `role: target`.")
     elif name not in late:
         yield Finding(keys, f"the target {name!r} is known only afterwards. Give it `known_at: outcome`.")
+
+
+def _protected_seen(spec: Spec) -> Iterator[Finding]:
+    """Features that come from a protected column, which no model may see."""
+    hidden = {name: name for name in spec.protected()}
+    for index, derived in enumerate(spec.derive):
+        parsed = _parsed(derived.sql)
+        used = [] if isinstance(parsed, str) else parsed.meta.root_names()
+        source = next((hidden[name] for name in used if name in hidden), None)
+        if source:
+            hidden.setdefault(derived.name, source)
+        if source and derived.role == "feature":
+            yield Finding(
+                ("derive", index, "name"),
+                f"{derived.name!r} uses {source!r}, which is protected, so it cannot be a feature.",
+            )

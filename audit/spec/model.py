@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import takewhile
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from audit.events.references import Window
 
 Pii = Literal["none", "quasi", "direct", "secret"]
-Handling = Literal["keep", "drop", "hash"]
+Handling = Literal["keep", "drop", "hash", "generalise"]
 Dtype = Literal["integer", "float", "string", "boolean", "date", "datetime"]
+Role = Literal["feature", "target", "key", "time", "protected", "info"]
+TargetKind = Literal["binary", "multiclass", "regression"]
 
 # What happens to a column of each class where the spec does not say otherwise.
 HANDLING_OF: dict[Pii, Handling] = {"none": "keep", "quasi": "keep", "direct": "drop", "secret": "drop"}
@@ -24,12 +26,26 @@ class Part(BaseModel):
 
 
 class SourceTable(Part):
-    """One named table: a file, or a data file inside an installed package."""
+    """One named table: a file, a folder of Parquet files, a data file inside an installed package, or rows of a
+    database."""
 
-    file: str  # relative to the spec's folder, or to `package`
+    file: str | None = None  # a file or a folder, relative to the spec's folder or to `package`
     package: str | None = None
     format: Literal["csv", "parquet"] | None = None  # by default from the file's name; a .zip holds one file
     null_values: tuple[str, ...] = ()
+    # An SQLAlchemy URL without a password, or the name x of one that AUDIT_SOURCE_URL_X holds.
+    database: str | None = None
+    table: str | None = None  # of the database, `schema.table` where it needs one
+    query: str | None = None  # or what it is to be asked, in its own SQL
+
+
+class Generalised(Part):
+    """How a quasi-identifier loses its precision before anything is written. One of these."""
+
+    width: float | None = Field(default=None, gt=0)  # numbers: the lower edge of the band of this width
+    edges: tuple[float, ...] | None = None  # numbers: the edge below, the first one for what lies under it
+    prefix: int | None = Field(default=None, ge=1)  # text: its first letters
+    to: Literal["month", "year"] | None = None  # dates: their first day
 
 
 class Column(Part):
@@ -37,9 +53,11 @@ class Column(Part):
 
     name: str
     dtype: Dtype
-    role: Literal["feature", "target", "key", "time", "info"] = "feature"
+    role: Role = "feature"  # `protected`: figures are taken apart by it, and no model sees it
     pii: Pii = "none"
     handling: Handling | None = None  # by default from the class; the entity key is hashed
+    generalise: Generalised | None = None  # implies the handling of that name
+    date_format: str | None = None  # of a date that is not written as ISO 8601 does, for example %d/%m/%Y
     known_at: Literal["decision", "outcome"] = "decision"  # `outcome`: known only afterwards, never a feature
     assumption: str | None = None
     min: float | None = None
@@ -56,16 +74,17 @@ class Derived(Part):
     name: str
     sql: str
     dtype: Dtype
-    role: Literal["feature", "target", "info", "rule"] = "feature"
+    role: Literal["feature", "target", "protected", "info", "rule"] = "feature"
     known_at: Literal["decision", "outcome"] = "decision"
     severity: Literal["warning", "critical"] = "warning"  # of a rule: a boolean that must be true
     assumption: str | None = None
 
 
 class Target(Part):
-    """What is predicted: a column, and the value that counts as positive."""
+    """What is predicted: a column, and of a binary one the value that counts as positive."""
 
     column: str
+    kind: TargetKind = "binary"
     positive: str | int | bool = True
 
 
@@ -88,10 +107,20 @@ class Drift(Part):
     seed: int = 0
 
 
+ESTIMATORS: dict[str, tuple[TargetKind, ...]] = {
+    "hist_gradient_boosting": ("binary", "multiclass", "regression"),
+    "random_forest": ("binary", "multiclass", "regression"),
+    "explainable_boosting": ("binary", "multiclass", "regression"),
+    "logistic_regression": ("binary", "multiclass"),
+    "linear_regression": ("regression",),
+}
+
+
 class Estimator(Part):
     """What is fitted, and with which hyperparameters (scikit-learn's own names)."""
 
-    kind: Literal["hist_gradient_boosting", "logistic_regression"] = "hist_gradient_boosting"
+    # One of ESTIMATORS, or the dotted path of a class of yours that AUDIT_ESTIMATORS allows.
+    kind: str = "hist_gradient_boosting"
     parameters: dict[str, int | float | str | bool | None] = Field(default_factory=dict)
     seed: int = 0
 
@@ -99,15 +128,23 @@ class Estimator(Part):
 class Gates(Part):
     """What a challenger must reach to be promoted; the champion is judged on the same rows."""
 
-    min_auc: float | None = None
+    min_auc: float | None = None  # of several classes: the mean of each against the others
+    min_accuracy: float | None = None
     max_calibration_error: float | None = None
+    min_r2: float | None = None
+    max_mae: float | None = None
+    max_rmse: float | None = None
     min_rows: int | None = None
-    min_auc_gain: float | None = -0.005  # over the champion; slightly below zero lets equals pass; null: any may follow
-    max_slice_auc_gap: float | None = None
+    # Of the main figure (AUC, or R² of a number) over the champion; slightly below zero lets equals pass.
+    min_gain: float | None = -0.005
+    max_slice_gap: float | None = None  # of the main figure, between any two values of one slice column
+    max_selection_gap: float | None = None  # of the share decided positive: demographic parity
+    max_recall_gap: float | None = None  # of the share found among the positive: equal opportunity
 
 
 class Split(Part):
-    """Training and test rows: the last `test_share` by event time is for the test."""
+    """Training and test rows: the last `test_share` by event time is for the test; without one, a seeded draw that
+    keeps the rows of one entity together."""
 
     test_share: float = Field(default=0.2, gt=0, lt=1)
     seed: int = 0
@@ -168,17 +205,47 @@ class Performance(Part):
 
     delay_days: int = Field(default=0, ge=0)  # a window's outcomes are complete so long after its end
     min_known: float = Field(default=0.5, gt=0, le=1)  # share of decisions whose outcome must be known
-    max_auc_loss: float = Field(default=0.05, gt=0)  # of the interval's upper end, against the evaluation at promotion
+    # Of the main figure: of its interval's upper end, against the evaluation at promotion.
+    max_loss: float = Field(default=0.05, gt=0)
+
+
+class Expectations(Part):
+    """A Great Expectations project of the user's, as a folder beside the spec, and which of its suites to hold."""
+
+    project: str
+    suite: str
+    beside: bool = True  # the spec's own rules are held as well; false: the suite stands alone
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_short(cls, given: Any) -> Any:
+        """`gx/loans`: suite `loans` of the project in `gx`."""
+        if isinstance(given, str):
+            project, _, suite = given.rpartition("/")
+            return {"project": project, "suite": suite}
+        return given
+
+
+class Card(Part):
+    """What a model card says beyond what is on record, in the words of those who answer for the model
+    (Mitchell et al. 2019, Model Cards for Model Reporting)."""
+
+    intended_use: str | None = None
+    out_of_scope: str | None = None
+    limits: str | None = None
+    ethics: str | None = None
+    owner: str | None = None
 
 
 class Spec(Part):
-    """One use case."""
+    """One use case. Without a `schedule` there are no months: all rows are one window, and what the model has not
+    learnt from is decided on."""
 
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
     title: str
     sources: dict[str, SourceTable] = Field(min_length=1)
     query: str | None = None  # Polars SQL over the source tables; needed when there is more than one
-    event_time: str
+    event_time: str | None = None
     entity_key: str | None = None
     columns: tuple[Column, ...]
     derive: tuple[Derived, ...] = ()
@@ -189,8 +256,12 @@ class Spec(Part):
     estimator: Estimator = Estimator()
     gates: Gates = Gates()
     slices: tuple[str, ...] = ()
-    threshold: float = Field(default=0.5, gt=0, lt=1)  # a score at or above it is decided positive
-    schedule: Schedule
+    # Binary: a score at or above it is decided positive, 0.5 by default. Several classes: a best class less probable
+    # than this is left undecided. A number: at or above it is decided positive; without one the decision is the number.
+    threshold: float | None = None
+    schedule: Schedule | None = None
+    expectations: Expectations | None = None
+    card: Card = Card()
     alerts: Alerts = Alerts()
     approval: Literal["automatic", "manual"] = "automatic"  # `manual`: a person decides on every candidate
     approval_time: Approval = Approval()
@@ -210,9 +281,22 @@ class Spec(Part):
 
     def features(self) -> list[str]:
         """Names of the columns that a model may see, in the spec's order."""
-        declared = [c.name for c in self.columns if c.role == "feature" and self.handling(c) == "keep"]
+        seen = ("keep", "generalise")
+        declared = [c.name for c in self.columns if c.role == "feature" and self.handling(c) in seen]
         derived = [d.name for d in self.derive if d.role == "feature"]
         return declared + derived
+
+    def protected(self) -> list[str]:
+        """Names of the columns that figures are taken apart by, and that no model sees."""
+        return [c.name for c in (*self.columns, *self.derive) if c.role == "protected"]
+
+    def sliced_by(self) -> list[str]:
+        """Every column that figures are taken apart by: the protected ones first."""
+        return list(dict.fromkeys([*self.protected(), *self.slices]))
+
+    def deciding_threshold(self) -> float | None:
+        """The threshold that decisions are made by; of a binary target there always is one."""
+        return 0.5 if self.threshold is None and self.target.kind == "binary" else self.threshold
 
     def row_keys(self) -> list[str]:
         """The columns that, with the event time, tell one row from another: key columns that ingest does not drop."""
@@ -221,6 +305,8 @@ class Spec(Part):
 
     def handling(self, column: Column) -> Handling:
         """What is done to `column` before anything is written."""
+        if column.generalise:
+            return "generalise"
         if column.handling:
             return column.handling
         return "hash" if column.name == self.entity_key else HANDLING_OF[column.pii]

@@ -40,7 +40,7 @@ SPEC = {
     "rows": {"min": 100},
     "drift": {"watch": ["income", "debt", "score"], "share": 0.5, "floor": 0.2, "sample": 1000},
     "estimator": {"kind": "logistic_regression"},
-    "gates": {"min_auc": 0.6, "min_auc_gain": -0.1},
+    "gates": {"min_auc": 0.6, "min_gain": -0.1},
     "slices": ["region"],
     "schedule": {"train_from": "2024-01-01", "train_months": 3, "until": "2024-06-01"},
 }

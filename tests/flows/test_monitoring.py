@@ -19,7 +19,7 @@ from tests.flows.conftest import UseCase, loans, turned
 pytestmark = pytest.mark.xdist_group("prefect")
 
 APRIL = 91 * 12  # its first row
-NO_GATES = {"min_auc": None, "min_auc_gain": None}
+NO_GATES = {"min_auc": None, "min_gain": None}
 
 
 def events(*types: str) -> list[read.Recorded]:

@@ -50,7 +50,7 @@ def test_quiet_months_keep_their_model(home: Path, use_case: UseCase) -> None:
 def test_drift_is_told_and_leads_to_a_new_model_for_that_reason(
     home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
 ) -> None:
-    use_case.write(loans(drifts_at=91), gates={"min_auc": 0.6, "min_auc_gain": None})
+    use_case.write(loans(drifts_at=91), gates={"min_auc": 0.6, "min_gain": None})
 
     champion = pipeline(use_case.spec, date(2024, 4, 1))
 
@@ -159,7 +159,7 @@ def test_an_infinite_value_that_no_rule_forbids_stops_neither_monitoring_nor_ret
 ) -> None:
     rows = loans(drifts_at=91)
     rows[91 * 12 + 5] |= {"income": "inf"}
-    use_case.write(rows, gates={"min_auc": 0.6, "min_auc_gain": None})
+    use_case.write(rows, gates={"min_auc": 0.6, "min_gain": None})
 
     champion = pipeline(use_case.spec, date(2024, 4, 1))
 

@@ -48,7 +48,7 @@ class Command:
 
 
 def test_a_run_is_told_line_by_line_and_leaves_nothing_in_the_home(command: Command, use_case: UseCase) -> None:
-    use_case.write(loans(drifts_at=91), gates={"min_auc": 0.6, "min_auc_gain": None})
+    use_case.write(loans(drifts_at=91), gates={"min_auc": 0.6, "min_gain": None})
 
     told = command.run(use_case.spec, "--until", "4")
 

@@ -84,7 +84,7 @@ def test_every_type_there_is_is_emitted(
 def a_life_with_drift_decay_a_bad_row_and_a_rejected_model(use_case: UseCase) -> None:
     rows = turned(loans(drifts_at=91))
     rows[91 * 12 + 5] |= {"income": "inf"}
-    pipeline(use_case.write(rows, gates={"min_auc": None, "min_auc_gain": None}).spec, date(2024, 4, 1))
+    pipeline(use_case.write(rows, gates={"min_auc": None, "min_gain": None}).spec, date(2024, 4, 1))
     training(use_case.write(loans(), gates={"min_auc": 0.999}).spec)
 
 

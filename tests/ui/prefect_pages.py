@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, TimeoutError, expect
 
 A_PAGE = 30_000  # milliseconds until it is there, on a busy machine
 TRIES = 3  # under load the server's SQLite refuses
@@ -41,12 +41,17 @@ class PrefectPages:
         self.open("/")
         self.page.get_by_text("Deployments", exact=True).first.click(timeout=A_PAGE)
         self.page.locator("a[href^='/deployments/deployment/']").get_by_text(name, exact=True).click(timeout=A_PAGE)
-        self._run_button.wait_for(timeout=A_PAGE)
+        self._with_run_button()
 
     def quick_run(self) -> str:
         """Start a run of the deployment with two clicks; the run's id, its page open."""
-        self._run_button.click()
-        return self._made_by(self.page.get_by_role("button", name="Quick run"))
+        quick = self.page.get_by_role("button", name="Quick run")
+        for _ in range(TRIES):
+            self._run_button.click()
+            if appeared(quick):
+                break
+            self._with_run_button(anew=True)  # the page got half of what it asked for
+        return self._made_by(quick)
 
     def open_run_form(self) -> dict[str, str]:
         """Open the form of a custom run of the deployment: what each field says about itself."""
@@ -149,6 +154,15 @@ class PrefectPages:
     def _run_button(self) -> Locator:
         return self.page.get_by_role("button", name="Run", exact=True).first
 
+    def _with_run_button(self, *, anew: bool = False) -> None:
+        """The deployment's page with its button, asked for once more where the server was too busy for a part of it."""
+        for _ in range(TRIES):
+            if anew:
+                self.page.reload(timeout=A_PAGE)
+            if appeared(self._run_button):
+                return
+            anew = True
+
     @property
     def _head(self) -> Locator:
         return self.page.locator(".page-heading-flow-run")
@@ -170,6 +184,15 @@ class PrefectPages:
 
     def _tab(self, name: str) -> None:
         self.page.locator(".p-tab").get_by_text(name, exact=True).click(timeout=A_PAGE)
+
+
+def appeared(item: Locator) -> bool:
+    """Whether it is there, or comes within the time that a page may take."""
+    try:
+        item.wait_for(timeout=A_PAGE)
+    except TimeoutError:
+        return False
+    return True
 
 
 def fields(form: Page | Locator) -> dict[str, str]:

@@ -35,7 +35,7 @@ class Life:
 @pytest.fixture(scope="module")
 def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
     folder = tmp_path_factory.mktemp("life")
-    spec = UseCase(folder).write(loans(drifts_at=91), gates={"min_auc": 0.6, "min_auc_gain": None}).spec
+    spec = UseCase(folder).write(loans(drifts_at=91), gates={"min_auc": 0.6, "min_gain": None}).spec
     with local_ui(folder / "var") as local:
         give_every_deployment(local.api, spec)
         training, scoring = (completed(local.api, name) for name in ("training", "scoring"))
