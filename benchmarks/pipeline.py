@@ -85,7 +85,7 @@ def _script(spec_file: str) -> None:
     from tasks import _frames as frames
     from tasks.drift import compare
     from tasks.evaluate import judge, with_intervals
-    from tasks.features import derive_features, split_by_time
+    from tasks.features import derive_features, parted
     from tasks.ingest import read_sources
     from tasks.score import decide
     from tasks.train import fit
@@ -98,9 +98,17 @@ def _script(spec_file: str) -> None:
         return derive_features(check(read_sources(spec, window, bytes(32)).frame, spec).valid, spec)
 
     def trained(window):  # type: ignore[no-untyped-def]
-        train, test = split_by_time(prepared(window), spec)
+        train, test = parted(prepared(window), spec)
         fitted = fit(train, spec)
-        with_intervals([judge(frames.target(test, spec) == 1, frames.scores(fitted, test, spec), spec.threshold)])
+        with_intervals(
+            [
+                judge(
+                    frames.target(test, spec) == 1,
+                    frames.predicted(fitted, test, spec).score,
+                    spec.deciding_threshold(),
+                )
+            ]
+        )
         return fitted, train
 
     champion, reference = trained(spec.schedule.training_window())
@@ -112,8 +120,8 @@ def _script(spec_file: str) -> None:
             reference,
             rows,
             spec,
-            reference_scores=frames.scores(champion, reference, spec),
-            current_scores=frames.scores(champion, rows, spec),
+            reference_scores=frames.predicted(champion, reference, spec).score,
+            current_scores=frames.predicted(champion, rows, spec).score,
         )
         if found.share >= spec.drift.share:
             champion, reference = trained(spec.schedule.everything_before(month.end))

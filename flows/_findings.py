@@ -15,7 +15,7 @@ def decay_finding(verdict: PerformanceVerdict, spec: Spec) -> Finding:
     assert verdict.auc and verdict.baseline, "who has decayed was judged, then and now"
     return Finding(
         kind="decay",
-        title=f"v{verdict.model.version} of {spec.name} has decayed in {verdict.window}: "
+        title=f"v{verdict.model.version} of {spec.name} has decayed in {verdict.window or 'all rows'}: "
         f"AUC {verdict.auc.value:.3f}, {verdict.baseline.value:.3f} when it was promoted",
         body="\n".join(
             [
@@ -25,7 +25,7 @@ def decay_finding(verdict: PerformanceVerdict, spec: Spec) -> Finding:
             ]
         ),
         severity="warning",
-        window=str(verdict.window),
+        window=str(verdict.window) if verdict.window else None,
         cause=verdict.event,
     )
 
@@ -37,7 +37,7 @@ def anomaly_finding(verdict: AnomalyVerdict, spec: Spec) -> Finding | None:
     window = verdict.found[0].window
     return Finding(
         kind="anomaly",
-        title=f"Unusual figures in {spec.name}, {window}: {_named(verdict.found)}",
+        title=f"Unusual figures in {spec.name}{f', {window}' if window else ''}: {_named(verdict.found)}",
         body="\n".join(
             [
                 *(

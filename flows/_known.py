@@ -16,7 +16,7 @@ from audit.store.engine import open_store
 class Decided(NamedTuple):
     """The decisions of one window, the features that they were made from, and the model that made them."""
 
-    window: Window
+    window: Window | None  # of a spec without a schedule all rows are one
     features: DatasetVersion
     decisions: DatasetVersion
     model: ModelVersion
@@ -52,28 +52,36 @@ def reference_of(model: ModelVersion, spec: Spec) -> DatasetVersion:
     raise NotFound(f"The training of {spec.name} v{model.version} is not on record.", hint="Train it again.")
 
 
-def decided_on(window: Window, spec: Spec) -> Decided:
+def decided_on(window: Window | None, spec: Spec) -> Decided:
     """The last decisions that were made on `window`. Raises NotFound where there are none."""
     made = [decided for decided in _decided(spec) if decided.window == window]
     if not made:
-        raise NotFound(
-            f"No decisions of {spec.name} for {window} are on record.", hint="Run the scoring flow for it first."
-        )
+        which = f" for {window}" if window else ""
+        raise NotFound(f"No decisions of {spec.name}{which} are on record.", hint="Run the scoring flow for it first.")
     return made[-1]
 
 
-def next_to_train(spec: Spec) -> Window:
-    """All months up to the last one that was decided on, else the spec's first training window."""
+def was_decided_by(model: ModelVersion, rows: DatasetVersion, spec: Spec) -> bool:
+    """Whether this very model has decided on these very rows."""
+    return any((d.features.digest, d.model.digest) == (rows.digest, model.digest) for d in _decided(spec))
+
+
+def next_to_train(spec: Spec) -> Window | None:
+    """All months up to the last one that was decided on, else the spec's first training window; None for all rows."""
+    if spec.schedule is None:
+        return None
     decided = _windows("predictions.scored", spec)
     months = [month for month in _months_up_to(decided, spec) if str(month) in decided]
     return spec.schedule.everything_before(months[-1].end) if months else spec.schedule.training_window()
 
 
 def next_to_score(spec: Spec) -> Window | None:
-    """The first month after training that has no decisions yet; None where none is left.
+    """The first month after training that has no decisions yet; None where none is left, or there are no months.
 
     Raises UserError where the spec does not say where its months end.
     """
+    if spec.schedule is None:
+        return None
     if spec.schedule.until is None:
         raise UserError(
             f"{spec.name} does not say which month is its last.",
@@ -84,10 +92,20 @@ def next_to_score(spec: Spec) -> Window | None:
 
 
 def next_to_monitor(spec: Spec) -> Window | None:
-    """The first month with decisions whose drift was not checked yet; None where none is left."""
+    """The first month with decisions whose drift was not checked yet; None where none is left, or none there is."""
+    if spec.schedule is None:
+        return None
     decided, checked = _windows("predictions.scored", spec), _windows("drift.checked", spec)
     month = next((month for month in _months_up_to(decided, spec) if str(month) not in checked), None)
     return month if str(month) in decided else None
+
+
+def unchecked(spec: Spec) -> Decided | None:
+    """Of a spec without months the last decisions, if nobody has looked at them yet."""
+    last = next((decided for decided in reversed(list(_decided(spec))) if decided.window is None), None)
+    checked = read.events(open_store(), types=("drift.checked",), spec=spec.name)
+    seen = {event.payload["current"]["address"] for event in checked if event.payload}
+    return last if last and last.features.address not in seen else None
 
 
 def outcomes_due(spec: Spec, today: date) -> list[Decided]:
@@ -101,16 +119,20 @@ def outcomes_due(spec: Spec, today: date) -> list[Decided]:
         if checked.payload and checked.payload["verdict"] in ("steady", "decayed")
     }
     latest = {d.window: d for d in _decided(spec)}
-    due = (d for d in latest.values() if d.window.end + timedelta(days=spec.performance.delay_days) <= today)
-    return sorted((d for d in due if d.decisions.address not in measured), key=lambda d: d.window.start)
+    wait = timedelta(days=spec.performance.delay_days)
+    due = [d for d in latest.values() if d.window is None or d.window.end + wait <= today]
+    due = [d for d in due if d.decisions.address not in measured]
+    if not (spec.event_time or spec.row_keys()):  # by nothing could an outcome be joined to its decision
+        return []
+    return sorted(due, key=lambda d: d.window.start if d.window else date.min)
 
 
 def _decided(spec: Spec) -> Iterator[Decided]:
     for scored in read.events(open_store(), types=("predictions.scored",), spec=spec.name, newest_first=False):
-        if scored.payload.get("window"):
+        if scored.payload:
             rows, model = scored.payload["rows"], scored.payload["model"]
             yield Decided(
-                Window.parse(scored.payload["window"]),
+                Window.parse(scored.payload["window"]) if scored.payload.get("window") else None,
                 _dataset(scored.payload["inputs"], rows),
                 _dataset(scored.payload["segment"], rows),
                 ModelVersion(**{k: model[k] for k in ("version", "address", "digest")}, name=model["of"]),
@@ -119,6 +141,7 @@ def _decided(spec: Spec) -> Iterator[Decided]:
 
 def _months_up_to(windows: set[str], spec: Spec) -> Iterator[Window]:
     """The months after training up to the last of `windows`, whose texts sort as their dates do."""
+    assert spec.schedule, "only a schedule has months"
     last = max(windows, default="")
     return takewhile(lambda month: str(month) <= last, spec.schedule.months_after_training())
 

@@ -92,7 +92,11 @@ def with_progress(key: str, items: Sequence[T]) -> Iterator[T]:
 
 
 def note_retraining(
-    spec: Spec, window: Window, cause: str | None, challenger: ModelVersion | None = None, promoted: bool | None = None
+    spec: Spec,
+    window: Window | None,
+    cause: str | None,
+    challenger: ModelVersion | None = None,
+    promoted: bool | None = None,
 ) -> None:
     """That an event asked for a new model, and, once there is a challenger, what came of it.
 
@@ -108,7 +112,7 @@ def note_retraining(
         spec=spec.name,
         cause=cause,
         reason=in_words(found[0]),
-        window=str(window),
+        window=str(window) if window else None,
         model=used("challenger", challenger) if challenger else None,
         promoted=promoted,
     )
@@ -123,7 +127,7 @@ def in_words(cause: read.Recorded) -> str:
         return f"drift detected{where}: {found['drifted']} of {found['watched']} watched columns"
     if cause.type == "performance.decayed" and found:
         then, now = (next(m["value"] for m in found[when] if m["name"] == "auc") for when in ("baseline", "metrics"))
-        return f"AUC fell from {then:.3f} to {now:.3f} in {found['window']}"
+        return f"AUC fell from {then:.3f} to {now:.3f} in {found.get('window', 'all rows')}"
     return f"event {cause.id} of type {cause.type} asked for a new model"
 
 

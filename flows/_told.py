@@ -82,7 +82,10 @@ def _month(asked: str, spec: Path) -> date | None:
         if asked.isdigit() and len(asked) <= 2:
             from audit.spec.load import load_spec
 
-            return load_spec(spec).schedule.train_from.replace(month=int(asked), day=1)
+            schedule = load_spec(spec).schedule
+            if schedule is None:
+                raise UserError(f"{spec.name} has no schedule, so it has no months.", hint="Leave --until out.")
+            return schedule.train_from.replace(month=int(asked), day=1)
         return date.fromisoformat(f"{asked}-01")
     except ValueError:
         raise UserError(f"--until {asked} is no month.", hint="Write 2013-12, or 12 for December.") from None
@@ -217,7 +220,7 @@ def _ingested(facts: Facts) -> tuple[str, str, str]:
     rows = facts["dataset.ingested"]
     count = len(rows.get("sources", []))
     tables = f"{count} {'table' if count == 1 else 'tables'}"
-    text = f"{rows.get('window', 'all')} · {rows['rows']:,} rows · {tables} · {_digest(rows['digest'])}"
+    text = f"{_window(rows)}{rows['rows']:,} rows · {tables} · {_digest(rows['digest'])}"
     return "✓", "ingest", text
 
 
@@ -280,14 +283,14 @@ def _has_a_form() -> bool:
 def _scored(facts: Facts) -> tuple[str, str, str]:
     made = facts["predictions.scored"]
     failed = f" · {made['failed']:,} rows failed (on record)" if made["failed"] else ""
-    return "✓", "score", f"{made.get('window', '')} · {made['rows'] - made['failed']:,} decisions{failed}"
+    return "✓", "score", f"{_window(made)}{made['rows'] - made['failed']:,} decisions{failed}"
 
 
 def _drift(facts: Facts) -> tuple[str, str, str]:
     found = facts["drift.checked"]
     top = sorted((c for c in found["columns"] if c["drifted"]), key=lambda c: -c["score"] / (c["threshold"] or 1))[:3]
     named = ", ".join(f"{c['name']} {c['score']:.2f} > {c['threshold']:.2f}" for c in top)
-    text = f"{found.get('window', '')} · {found['drifted']} of {found['watched']} watched columns"
+    text = f"{_window(found)}{found['drifted']} of {found['watched']} watched columns"
     text += f" ({named})" if named else ""
     return ("!", "drift", f"{text} → retraining") if found["detected"] else ("✓", "drift", text)
 
@@ -297,7 +300,7 @@ def _anomalies(facts: Facts) -> tuple[str, str, str] | None:
     if found is None:
         return None
     text = f"{found['what']} {found['value']:,.4g}, usually {found['low']:,.4g} to {found['high']:,.4g}"
-    return "!", "anomaly", f"{found['window']} · {text}"
+    return "!", "anomaly", f"{_window(found)}{text}"
 
 
 def _performance(facts: Facts) -> tuple[str, str, str]:
@@ -306,8 +309,8 @@ def _performance(facts: Facts) -> tuple[str, str, str]:
         return "✓", "performance", "no more outcomes than before"
     auc, then = ([m for m in found[when] if m["name"] == "auc"] for when in ("metrics", "baseline"))
     if not auc or not then:
-        return "✓", "performance", f"{found['window']} · {found['known']:,} of {found['rows']:,} outcomes known"
-    text = f"{found['window']} · AUC {auc[0]['value']:.3f} {_interval(auc[0], '.3f')} against {then[0]['value']:.3f}"
+        return "✓", "performance", f"{_window(found)}{found['known']:,} of {found['rows']:,} outcomes known"
+    text = f"{_window(found)}AUC {auc[0]['value']:.3f} {_interval(auc[0], '.3f')} against {then[0]['value']:.3f}"
     asks = " → retraining" if "performance.decayed" in facts else ""
     return "✓" if found["verdict"] == "steady" else "!", "performance", text + asks
 
@@ -344,6 +347,10 @@ _TOLD: dict[str, Callable[[Story, Event, dict[str, Any]], None]] = {
     "task_run.completed": Story.task_ended,
     "task_run.cached": Story.task_ended,
 }
+
+
+def _window(facts: dict[str, Any]) -> str:
+    return f"{facts['window']} · " if facts.get("window") else ""
 
 
 def _digest(digest: str) -> str:

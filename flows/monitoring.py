@@ -14,6 +14,7 @@ from audit.spec.model import Spec
 from flows import _known as known
 from flows._findings import anomaly_finding, decay_finding
 from flows._runs import SHIPPED, begin, run_name, tell_of_completion, tell_of_failure
+from tasks import _frames as frames
 from tasks.alert import get_ready, recover, send_alert, tell, tell_of_drift
 from tasks.anomalies import check_anomalies
 from tasks.drift import DriftVerdict, check_drift
@@ -21,7 +22,9 @@ from tasks.ingest import ingest
 from tasks.outcomes import PerformanceVerdict, check_performance
 
 # The same stage, on another errand: the window is read again, for what has become known since it was decided on.
-read_outcomes = ingest.with_options(name="read_outcomes", task_run_name="outcomes {spec.name} {window}")
+read_outcomes = ingest.with_options(
+    name="read_outcomes", task_run_name=frames.run_name("outcomes {spec.name} {window}")
+)
 
 
 class Monitored(BaseModel):
@@ -56,28 +59,28 @@ def monitoring(spec_file: str = SHIPPED, window: Window | None = None) -> Monito
     spec = begin(spec_file)
     get_ready(spec)
     window = window or known.next_to_monitor(spec)
+    decided = known.decided_on(window, spec) if window else known.unchecked(spec)
     due = known.outcomes_due(spec, datetime.now(UTC).date())
-    if window is None and not due:
+    if decided is None and not due:
         return Completed(message="nothing new")
-    drift = look_for_drift(spec, window) if window else None
-    if window:
-        look_for_anomalies(spec, window)
+    drift = look_for_drift(spec, decided) if decided else None
+    if decided:
+        look_for_anomalies(spec, decided)
     return Monitored(drift=drift, performance=tuple(look_back(spec, due)))
 
 
-def look_for_drift(spec: Spec, window: Window) -> DriftVerdict:
+def look_for_drift(spec: Spec, decided: known.Decided) -> DriftVerdict:
     """Drift between the champion's training rows and the rows decided on. Told at once: people wait for it."""
     champion = known.champion_of(spec)
-    rows = known.decided_on(window, spec).features
-    verdict = check_drift(known.reference_of(champion, spec), rows, spec, champion, window)
-    tell_of_drift(verdict, spec, window)
+    verdict = check_drift(known.reference_of(champion, spec), decided.features, spec, champion, decided.window)
+    tell_of_drift(verdict, spec, decided.window)
     return verdict
 
 
-def look_for_anomalies(spec: Spec, window: Window) -> None:
-    """The window's figures against those of earlier windows."""
-    verdict = check_anomalies(known.decided_on(window, spec).decisions, spec, window)
-    tell(anomaly_finding(verdict, spec), "anomaly", spec, window)
+def look_for_anomalies(spec: Spec, decided: known.Decided) -> None:
+    """The figures of these decisions against those of earlier ones."""
+    verdict = check_anomalies(decided.decisions, spec, decided.window)
+    tell(anomaly_finding(verdict, spec), "anomaly", spec, decided.window)
 
 
 def look_back(spec: Spec, due: Sequence[known.Decided]) -> list[PerformanceVerdict]:

@@ -1,4 +1,4 @@
-"""A window of rows to decisions."""
+"""A window of rows to decisions, or where there are no windows whatever the champion has not learnt from."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from audit.events.references import Window
 from flows import _known as known
 from flows._runs import SHIPPED, begin, run_name, tell_of_completion, tell_of_failure
 from tasks.alert import tell_of_scoring
-from tasks.features import build_features
+from tasks.features import build_features, leave_out_learnt
 from tasks.ingest import ingest
 from tasks.score import score
 from tasks.validate import validate
@@ -27,13 +27,19 @@ def scoring(spec_file: str = SHIPPED, window: Window | None = None) -> DatasetVe
 
     Args:
         spec_file: The use case, for example flows/specs/flights.yaml.
-        window: Which rows to decide on; by default the next month without decisions.
+        window: Which rows to decide on; by default the next month without decisions. A spec without a schedule has
+            no months: every row is decided on that the champion has not learnt from.
     """
     spec = begin(spec_file)
     window = window or known.next_to_score(spec)
-    if window is None:
+    if window is None and spec.schedule:
         return Completed(message="nothing new")
+    champion = known.champion_of(spec)
     rows = build_features(validate(ingest(spec, window), spec), spec)
-    decisions = score(rows, known.champion_of(spec), spec, window)
+    if spec.schedule is None:
+        rows = leave_out_learnt(rows, known.reference_of(champion, spec), spec)
+        if known.was_decided_by(champion, rows, spec):
+            return Completed(message="nothing new")
+    decisions = score(rows, champion, spec, window)
     tell_of_scoring(decisions, spec, window)
     return decisions

@@ -1,6 +1,7 @@
 """What stages share: from references to frames, from frames to what scikit-learn takes, and on to the record."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -12,13 +13,36 @@ from audit.events.references import DatasetVersion, ModelVersion, Report, Window
 from audit.privacy import redact
 from audit.recording.registry import Candidate
 from audit.spec.load import where
-from audit.spec.model import Dtype, Spec
+from audit.spec.model import Spec, TargetKind
+from audit.spec.sources import polars_type
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     import polars as pl
     from sklearn.pipeline import Pipeline
+
+    Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+    Texts = np.ndarray[tuple[int], np.dtype[np.str_]]
+    Outcomes = np.ndarray[tuple[int], np.dtype[np.int8]] | Floats | Texts  # of a binary target, a number, classes
+
+# The figure that a model of each kind is judged by first, greater being better, and how people call it.
+MAIN: dict[TargetKind, str] = {"binary": "auc", "multiclass": "auc", "regression": "r2"}
+CALLED = {"auc": "AUC", "r2": "R²", "mae": "MAE", "rmse": "RMSE"}
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What a model says, row by row."""
+
+    score: "Floats"  # the probability of the positive class, or of the likeliest one; else the number itself
+    label: "Texts | None" = None  # the likeliest of several classes
+    probabilities: "np.ndarray[tuple[int, int], np.dtype[np.float64]] | None" = None  # a column a class
+    classes: tuple[str, ...] = ()  # in the columns' order
+
+    def output(self) -> "Floats | Texts":
+        """What is watched for drift: the class that is foretold where there are several, else the score."""
+        return self.score if self.label is None else self.label
 
 
 class Evaluation(BaseModel):
@@ -34,6 +58,7 @@ class Evaluation(BaseModel):
     difference: tuple[Metric, ...] = ()  # model minus champion, same rows
     slices: tuple[Metric, ...] = ()
     gates: tuple[Gate, ...]
+    main: str = "auc"  # the name of the figure that comes first
     report: Report
     event: str
 
@@ -51,8 +76,8 @@ class Evaluation(BaseModel):
 
     def against_champion(self) -> str:
         """`AUC +0.011 [+0.004, +0.018]`, or empty where there was nothing to compare."""
-        gain = next((metric for metric in self.difference if metric.name == "auc"), None)
-        return f"AUC {with_interval(gain, signed=True)}" if gain else ""
+        gain = next((metric for metric in self.difference if metric.name == self.main), None)
+        return f"{CALLED[self.main]} {with_interval(gain, signed=True)}" if gain else ""
 
 
 def candidate(model: ModelVersion, evaluation: Evaluation, cause: str | None = None) -> Candidate:
@@ -83,6 +108,17 @@ def with_interval(metric: Metric, *, signed: bool = False) -> str:
     return f"{metric.value:{sign}.3f} [{metric.low:{sign}.3f}, {metric.high:{sign}.3f}]"
 
 
+def run_name(pattern: str) -> Callable[[], str]:
+    """A task run's name by what it was given; what was not given is left out."""
+
+    def name() -> str:
+        from prefect.runtime import task_run
+
+        return " ".join(pattern.format(**task_run.parameters).replace(" None", "").split())
+
+    return name
+
+
 def read(reference: DatasetVersion) -> "pl.DataFrame":
     """The rows that `reference` names. Raises ArtifactUnavailable if their bytes are missing or differ."""
     return datasets.read(reference)
@@ -108,16 +144,6 @@ def derived(frame: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
     return frame
 
 
-def polars_type(dtype: Dtype) -> "pl.DataType":
-    """The Polars type that stands for a spec's."""
-    import polars as pl
-
-    return {
-        "integer": pl.Int64(), "float": pl.Float64(), "string": pl.String(), "boolean": pl.Boolean(),
-        "date": pl.Date(), "datetime": pl.Datetime("us"),
-    }[dtype]  # fmt: skip
-
-
 def features(frame: "pl.DataFrame", spec: Spec) -> "pd.DataFrame":
     """The spec's features for scikit-learn: text as objects with None, all else as float64 with NaN.
 
@@ -134,8 +160,10 @@ def features(frame: "pl.DataFrame", spec: Spec) -> "pd.DataFrame":
     return pd.DataFrame({name: _plain(frame[name]) for name in spec.features()})
 
 
-def target(frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[tuple[int], np.dtype[np.int8]]":
-    """1 where the target has the spec's positive value, else 0. Raises BadData if a row has no target."""
+def target(frame: "pl.DataFrame", spec: Spec) -> "Outcomes":
+    """Of a binary target 1 where it has the spec's positive value, else 0; of several classes their names; numbers as
+    they are. Raises BadData if a row has no target, or a number that is not finite.
+    """
     import numpy as np
     import polars as pl
 
@@ -147,6 +175,13 @@ def target(frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[tuple[int], np.dtyp
             f"{spec.name}: target {spec.target.column!r} is missing in {known.null_count()} rows.",
             hint="Only rows whose outcome is known can be learnt from or judged on.",
         )
+    if spec.target.kind == "multiclass":
+        return known.cast(pl.String).to_numpy().astype(np.str_)
+    if spec.target.kind == "regression":
+        numbers = known.cast(pl.Float64).to_numpy()
+        if not np.isfinite(numbers).all():
+            raise BadData(f"{spec.name}: target {spec.target.column!r} is infinite in a row.", hint="Give it a max.")
+        return numbers
     comparable = known.cast(pl.Int8) if known.dtype == pl.Boolean else known  # a boolean knows no `== 1`
     return (comparable == spec.target.positive).to_numpy().astype(np.int8)
 
@@ -181,8 +216,10 @@ def refuse_infinite(seen: "pd.DataFrame", spec: Spec) -> None:
             )
 
 
-def scores(model: "Pipeline", frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """The model's probability of the positive class, row by row. Raises BadData if it wants another feature."""
+def predicted(model: "Pipeline", frame: "pl.DataFrame", spec: Spec) -> Predicted:
+    """What the model says of each row. Raises BadData if it wants another feature, or is for another kind of target."""
+    import numpy as np
+
     seen = features(frame, spec)
     missing = [name for name in model.feature_names_in_ if name not in seen.columns]
     if missing:
@@ -190,10 +227,15 @@ def scores(model: "Pipeline", frame: "pl.DataFrame", spec: Spec) -> "np.ndarray[
             f"{spec.name}: the model wants {', '.join(missing)}, which the spec no longer has as a feature.",
             hint="Train a model with the spec as it is.",
         )
-    probabilities: np.ndarray[tuple[int], np.dtype[np.float64]] = model.predict_proba(
-        seen[list(model.feature_names_in_)]
-    )[:, 1]
-    return probabilities
+    rows = seen[list(model.feature_names_in_)]
+    if spec.target.kind == "regression":
+        return Predicted(np.asarray(model.predict(rows), dtype=np.float64))
+    probabilities = np.asarray(model.predict_proba(rows), dtype=np.float64)
+    if spec.target.kind == "binary":
+        return Predicted(probabilities[:, 1])
+    classes = tuple(str(name) for name in model.classes_)
+    best = probabilities.argmax(axis=1) if len(rows) else np.zeros(0, dtype=np.int64)
+    return Predicted(probabilities.max(axis=1), np.array(classes)[best], probabilities, classes)
 
 
 def leave_markdown(key: str, markdown: str, description: str | None = None) -> None:

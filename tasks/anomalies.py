@@ -91,8 +91,8 @@ def figures(scored: Mapping[str, Any], seconds: float | None) -> dict[str, float
     return {name: value for name, value in found.items() if value is not None}
 
 
-@task(task_run_name="anomalies {spec.name} {window}")
-def check_anomalies(decisions: DatasetVersion, spec: Spec, window: Window) -> AnomalyVerdict:
+@task(task_run_name=frames.run_name("anomalies {spec.name} {window}"))
+def check_anomalies(decisions: DatasetVersion, spec: Spec, window: Window | None = None) -> AnomalyVerdict:
     """Which figures of the window's decisions are far from those of earlier windows."""
     history, now = _history(decisions, spec, window)
     judged = {name: usual([e[name] for e in history if name in e], floor) for name, floor in FIGURES.items()}
@@ -100,7 +100,7 @@ def check_anomalies(decisions: DatasetVersion, spec: Spec, window: Window) -> An
         AnomalyFacts(
             spec=spec.name,
             what=name,
-            window=str(window),
+            window=str(window) if window else None,
             value=now[name],
             usual=range.median,
             low=range.low,
@@ -143,7 +143,9 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _history(decisions: DatasetVersion, spec: Spec, window: Window) -> tuple[list[dict[str, float]], dict[str, float]]:
+def _history(
+    decisions: DatasetVersion, spec: Spec, window: Window | None
+) -> tuple[list[dict[str, float]], dict[str, float]]:
     """The figures of earlier windows about as long, each window's last ones, and those of this one."""
     earlier: dict[str, read.Recorded] = {}
     for scored in read.events(open_store(), types=("predictions.scored",), spec=spec.name, newest_first=False):
@@ -153,17 +155,17 @@ def _history(decisions: DatasetVersion, spec: Spec, window: Window) -> tuple[lis
             now = scored
             break
         if comparable(scored.payload.get("window"), window):
-            earlier[scored.payload["window"]] = scored
+            earlier[scored.payload.get("window") or scored.id] = scored
     runs = [scored.flow_run_id for scored in [*earlier.values(), now] if scored.flow_run_id]
     seconds = read.flow_run_seconds(open_store(), runs)
     *past, present = (figures(e.payload, seconds.get(e.flow_run_id or "")) for e in [*earlier.values(), now])
     return past, present
 
 
-def comparable(text: str | None, window: Window) -> bool:
-    """Whether what was decided on under this name is an earlier window about as long."""
-    if text is None:
-        return False
+def comparable(text: str | None, window: Window | None) -> bool:
+    """Whether what was decided on under this name is an earlier window about as long; no window is like no other."""
+    if text is None or window is None:
+        return text is None and window is None
     other = Window.parse(text)
     ratio = (other.end - other.start) / (window.end - window.start)
     return other.end <= window.start and AS_LONG <= ratio <= 1 / AS_LONG

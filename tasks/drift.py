@@ -25,11 +25,13 @@ from tasks import _workspace as workspace
 from tasks._frames import bar
 
 if TYPE_CHECKING:
-    import numpy as np
     import polars as pl
     from evidently.core.report import Snapshot
+    from sklearn.pipeline import Pipeline
 
-    Scores = np.ndarray[tuple[int], np.dtype[np.float64]]
+    from tasks._frames import Floats, Texts
+
+    Output = Floats | Texts
 
 MIN_ROWS = 100  # on either side, and of each part to calibrate on: below it distances are mostly chance
 MIN_MONTHS = 3  # of the reference; with fewer, it is cut into EQUAL_PARTS of as many rows, in order of time
@@ -81,7 +83,7 @@ class DriftVerdict(BaseModel):
     report: Report
 
 
-def thresholds(reference: "pl.DataFrame", spec: Spec, scores: "Scores | None" = None) -> dict[str, Threshold]:
+def thresholds(reference: "pl.DataFrame", spec: Spec, scores: "Output | None" = None) -> dict[str, Threshold]:
     """Threshold of each watched column that `reference` has; `scores` are the model's, row by row.
 
     Same rows and spec: same thresholds. Nothing but the reference goes into them.
@@ -101,8 +103,8 @@ def compare(
     current: "pl.DataFrame",
     spec: Spec,
     *,
-    reference_scores: "Scores | None" = None,
-    current_scores: "Scores | None" = None,
+    reference_scores: "Output | None" = None,
+    current_scores: "Output | None" = None,
     model: ModelVersion | None = None,
     window: Window | None = None,
 ) -> Comparison:
@@ -133,7 +135,7 @@ def compare(
     )
 
 
-def watched(frame: "pl.DataFrame", spec: Spec, scores: "Scores | None" = None) -> "pl.DataFrame":
+def watched(frame: "pl.DataFrame", spec: Spec, scores: "Output | None" = None) -> "pl.DataFrame":
     """The watched columns of `frame` as numbers and text, the scores among them; what is not finite is missing.
 
     Raises BadData if one is not there or is neither number, text nor boolean.
@@ -189,7 +191,7 @@ def table(columns: tuple[ColumnDrift, ...]) -> list[dict[str, str]]:
     ]
 
 
-@task(task_run_name="check drift {spec.name} {window}")
+@task(task_run_name=frames.run_name("check drift {spec.name} {window}"))
 def check_drift(
     reference: DatasetVersion,
     current: DatasetVersion,
@@ -200,12 +202,13 @@ def check_drift(
     """Whether `current` has drifted from `reference`, the rows that `model` was fitted on."""
     before, now = frames.read(reference), frames.read(current)
     pipeline = models.load(model) if model else None
+    foretold = [_foretold(pipeline, rows, spec) for rows in (before, now)]
     found = compare(
         before,
         now,
         spec,
-        reference_scores=frames.scores(pipeline, frames.without_infinity(before), spec) if pipeline else None,
-        current_scores=frames.scores(pipeline, frames.without_infinity(now), spec) if pipeline and now.height else None,
+        reference_scores=foretold[0],
+        current_scores=foretold[1],
         model=model,
         window=window,
     )
@@ -245,6 +248,13 @@ def check_drift(
         left_out=found.left_out,
         report=report,
     )
+
+
+def _foretold(model: "Pipeline | None", rows: "pl.DataFrame", spec: Spec) -> "Output | None":
+    """What the model says of each row, infinite values taken for missing ones; None without a model, or a row."""
+    if model is None or rows.is_empty():
+        return None
+    return frames.predicted(model, frames.without_infinity(rows), spec).output()
 
 
 def in_a_line(facts: DriftFacts) -> str:
@@ -299,19 +309,20 @@ def _months(reference: "pl.DataFrame", spec: Spec) -> "pl.Series":
     import polars as pl
 
     name = spec.event_time
-    if name not in reference.columns or reference.schema[name] not in (pl.Date, pl.Datetime):
+    if name is None or name not in reference.columns or reference.schema[name] not in (pl.Date, pl.Datetime):
         return pl.zeros(reference.height, pl.Int32, eager=True)
     time = reference[name].dt
     return (time.year() * 12 + time.month()).fill_null(0)
 
 
 def _equal_parts(reference: "pl.DataFrame", spec: Spec) -> "pl.Series":
-    """EQUAL_PARTS labels in order of time, of rows where there is no time."""
+    """EQUAL_PARTS labels in order of time, drawn with the spec's seed where there is no time."""
     import polars as pl
 
-    place = pl.int_range(reference.height, eager=True)
     if spec.event_time in reference.columns:
         place = reference[spec.event_time].rank("ordinal").fill_null(1) - 1
+    else:  # rows without a time stand in an order of their own: by chance, or parts would differ as that does
+        place = pl.int_range(reference.height, eager=True).shuffle(seed=spec.drift.seed)
     return place * EQUAL_PARTS // reference.height
 
 

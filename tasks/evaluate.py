@@ -51,7 +51,7 @@ def _slices_of(column: str, frame: "pl.DataFrame", target: "Flags", score: "Floa
     for value in common[column]:
         inside = (values == value).to_numpy()
         rows = int(inside.sum())
-        auc = figures(judge(target[inside], score[inside], spec.threshold), np.ones(rows))["auc"]
+        auc = figures(judge(target[inside], score[inside], spec.deciding_threshold()), np.ones(rows))["auc"]
         if not math.isnan(auc):
             found.append(Metric(name="auc", value=auc, slice=f"{column}={value}", rows=rows))
     return found
@@ -92,7 +92,7 @@ def evaluate(model: ModelVersion, test: DatasetVersion, spec: Spec) -> Evaluatio
     frame = frames.read(test)
     target = _both_classes(frames.target(frame, spec), spec)
     score = _scores(model, frame, spec)
-    own = judge(target, score, spec.threshold)
+    own = judge(target, score, spec.deciding_threshold())
     champion = read.champion(open_store(), spec.name)
     rival = _rival(champion, frame, target, spec) if champion else None
     metrics, *others = with_intervals([own, rival] if rival else [own])
@@ -193,7 +193,7 @@ def _scores(model: ModelVersion, frame: "pl.DataFrame", spec: Spec) -> "Floats":
     import numpy as np
 
     frames.refuse_infinite(frames.features(frame, spec), spec)
-    score = frames.scores(models.load(model), frame, spec)
+    score = frames.predicted(models.load(model), frame, spec).score
     if unscored := int((~np.isfinite(score)).sum()):
         raise BadData(f"{spec.name}: the model gives {unscored:,} of {len(score):,} test rows no finite score.")
     return score
@@ -202,7 +202,7 @@ def _scores(model: ModelVersion, frame: "pl.DataFrame", spec: Spec) -> "Floats":
 def _rival(champion: ModelVersion, frame: "pl.DataFrame", target: "Flags", spec: Spec) -> Judged | None:
     """The champion on the same rows, or None where it wants features that the spec no longer has."""
     try:
-        return judge(target, _scores(champion, frame, spec), spec.threshold)
+        return judge(target, _scores(champion, frame, spec), spec.deciding_threshold())
     except BadData:  # not comparable: the gate on the gain says so by not holding
         return None
 

@@ -1,4 +1,4 @@
-"""Derive and select what a model may see, free of what is known only afterwards; part rows by time."""
+"""Derive and select what a model may see, free of what is known only afterwards; part rows by time, else by chance."""
 
 from datetime import date, datetime
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from tasks import _frames as frames
 if TYPE_CHECKING:
     import polars as pl
 
+_NTH = "\x00nth"  # no column of a user's
 PROBES = 5  # rows that are derived alone, to see whether an expression looks at others
 
 
@@ -39,27 +40,67 @@ def refuse_leaks(spec: Spec) -> None:
 def kept_columns(spec: Spec, present: list[str]) -> list[str]:
     """The columns of a features dataset. A row keeps what it is known by, so that its outcome is found later."""
     keys = [name for name in spec.row_keys() if name in present]
-    return list(dict.fromkeys([*spec.features(), spec.target.column, spec.event_time, *keys, *spec.slices]))
+    time = [spec.event_time] if spec.event_time else []
+    return list(dict.fromkeys([*spec.features(), spec.target.column, *time, *keys, *spec.sliced_by()]))
 
 
-def split_by_time(frame: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataFrame"]:
-    """The earlier and the last `test_share` of the rows that can be learnt from; rows of one moment stay together.
-
-    Those are the rows whose target is known and whose features are not infinite.
+def parted(frame: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataFrame"]:
+    """Training and test rows of those that can be learnt from: the target is known, no feature is infinite.
 
     Raises BadData if either part is empty or its target has one class only.
     """
-    import polars as pl
-
-    target, time = spec.target.column, spec.event_time
-    known = frame.filter(~frames.infinite(frame, spec)).drop_nulls(target).sort(time, maintain_order=True)
+    known = frame.filter(~frames.infinite(frame, spec)).drop_nulls(spec.target.column)
     if known.is_empty():
-        raise BadData(f"{spec.name}: target {target!r} is missing in every row.", hint="Choose an earlier window.")
-    first_of_test = known[time][min(int(known.height * (1 - spec.split.test_share)), known.height - 1)]
-    train, test = known.filter(pl.col(time) < first_of_test), known.filter(pl.col(time) >= first_of_test)
+        raise BadData(
+            f"{spec.name}: target {spec.target.column!r} is missing in every row.", hint="Choose an earlier window."
+        )
+    train, test = split_by_time(known, spec) if spec.event_time else split_by_chance(known, spec)
     for part, rows in (("training", train), ("test", test)):
         _refuse_one_class(rows, part, spec)
     return train, test
+
+
+def split_by_chance(known: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataFrame"]:
+    """A seeded draw of `test_share`; rows of one entity stay together where the entity key repeats."""
+    import numpy as np
+    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
+
+    key = spec.entity_key if spec.entity_key in known.columns else None
+    groups = known[key].fill_null("").rank("dense").to_numpy() if key and known[key].is_duplicated().any() else None
+    splitter = ShuffleSplit if groups is None else GroupShuffleSplit
+    draw = splitter(n_splits=1, test_size=spec.split.test_share, random_state=spec.split.seed)
+    try:
+        ((learnt, held),) = draw.split(np.zeros(known.height), groups=groups)
+    except ValueError:
+        raise BadData(
+            f"{spec.name}: {known.height:,} rows with a known target are too few to be parted.",
+            hint="Add rows, or change split.test_share.",
+        ) from None
+    return known[np.sort(learnt)], known[np.sort(held)]
+
+
+def split_by_time(known: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataFrame"]:
+    """The earlier and the last `test_share` of the rows; rows of one moment stay together."""
+    import polars as pl
+
+    time = spec.event_time
+    assert time, "without an event time rows are drawn"
+    known = known.sort(time, maintain_order=True)
+    first_of_test = known[time][min(int(known.height * (1 - spec.split.test_share)), known.height - 1)]
+    return known.filter(pl.col(time) < first_of_test), known.filter(pl.col(time) >= first_of_test)
+
+
+def not_learnt(frame: "pl.DataFrame", train: "pl.DataFrame") -> "pl.DataFrame":
+    """The rows of `frame` that are not among those a model was trained on; of equal rows as many as are more.
+
+    Rows are equal if all columns agree that both have.
+    """
+    import polars as pl
+
+    both = [name for name in frame.columns if name in train.columns]
+    nth = pl.int_range(pl.len()).over(both).alias(_NTH)
+    learnt = train.select(*both, nth)
+    return frame.with_columns(nth).join(learnt, on=[*both, _NTH], how="anti", nulls_equal=True).drop(_NTH)
 
 
 def _refuse_neighbours(frame: "pl.DataFrame", whole: "pl.DataFrame", spec: Spec) -> None:
@@ -77,9 +118,12 @@ def _refuse_neighbours(frame: "pl.DataFrame", whole: "pl.DataFrame", spec: Spec)
 
 
 def _refuse_one_class(rows: "pl.DataFrame", part: str, spec: Spec) -> None:
+    if rows.is_empty():
+        raise BadData(f"{spec.name}: there are no {part} rows.", hint="Choose a longer window, or add rows.")
     if rows[spec.target.column].n_unique() < 2:
+        only = "one value" if spec.target.kind == "regression" else "one class"
         raise BadData(
-            f"{spec.name}: target {spec.target.column!r} has only one class in {rows.height:,} {part} rows.",
+            f"{spec.name}: target {spec.target.column!r} has only {only} in {rows.height:,} {part} rows.",
             hint="Choose a longer window, or look at how the target is derived.",
         )
 
@@ -100,7 +144,7 @@ def build_features(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
 def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVersion]:
     """A features dataset to training rows and the later test rows."""
     frame = frames.read(rows)
-    earlier, later = split_by_time(frame, spec)
+    earlier, later = parted(frame, spec)
     train, test = datasets.put(earlier, f"{spec.name}/train"), datasets.put(later, f"{spec.name}/test")
     infinite = int(frames.infinite(frame, spec).sum())
     unknown = frame.height - train.rows - test.rows - infinite
@@ -110,7 +154,8 @@ def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVers
         made_from=used("rows", rows),
         train=used("train", train),
         test=used("test", test),
-        by=f"time: first {1 - spec.split.test_share:.0%} by {spec.event_time}, the test from {_moment(later, spec)} on",
+        by=_by(later, spec),
+        seed=None if spec.event_time else spec.split.seed,
         transformations=[f"{count:,} rows {which} left out" for which, count in left_out.items() if count],
     )
     record("dataset.split", facts, subject=frames.subject(train))
@@ -120,12 +165,46 @@ def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVers
     return train, test
 
 
+@task(task_run_name="undecided rows of {rows.name} {rows.version}")
+def leave_out_learnt(rows: DatasetVersion, learnt: DatasetVersion, spec: Spec) -> DatasetVersion:
+    """What is left of a features dataset once the rows are gone that the champion was trained on.
+
+    Raises BadData where none is left.
+    """
+    frame = not_learnt(frames.read(rows), frames.read(learnt))
+    if frame.is_empty():
+        raise BadData(
+            f"{spec.name}: the model has learnt from every row.", hint="Add rows, or a larger split.test_share."
+        )
+    left = datasets.put(frame, f"{spec.name}/undecided")
+    steps = (f"{rows.rows - left.rows:,} rows left out that the model was trained on",)
+    origin = (used("rows", rows), used("learnt", learnt))
+    record(
+        "dataset.transformed",
+        frames.facts(left, frame, spec, made_from=origin, transformations=steps),
+        subject=frames.subject(left),
+    )
+    page = f"**{left.rows:,} rows** to decide on, `{left.digest}`\n\n- {steps[0]}"
+    frames.leave_markdown(f"{spec.name}-undecided", page, f"{left.rows:,} rows that the model has not learnt from")
+    return left
+
+
+def _by(later: "pl.DataFrame", spec: Spec) -> str:
+    """How rows were parted, in words."""
+    if spec.event_time:
+        first = f"{1 - spec.split.test_share:.0%} by {spec.event_time}"
+        return f"time: first {first}, the test from {_moment(later, spec)} on"
+    whole = f", rows of one {spec.entity_key} together" if spec.entity_key in later.columns else ""
+    return f"chance: {spec.split.test_share:.0%} drawn for the test with seed {spec.split.seed}{whole}"
+
+
 def _step(column: Derived) -> str:
     note = f" ({column.assumption})" if column.assumption else ""
     return redact.text(f"{column.name} = {column.sql}{note}")
 
 
 def _moment(later: "pl.DataFrame", spec: Spec) -> str:
+    assert spec.event_time, "only a split by time has a moment"
     first = later[spec.event_time].min()
     assert isinstance(first, date | datetime), "an event time is a date or a datetime"
     return first.isoformat()

@@ -4,16 +4,11 @@ Polars reads lazily, so the window and the columns go down to the files. No mess
 """
 
 import calendar
-import csv
-import hashlib
-import io
 import logging
 import re
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit import record, task
@@ -25,8 +20,9 @@ from audit.privacy import redact
 from audit.privacy.handling import Plan, handle, plan_of
 from audit.privacy.mask_key import fingerprint, read_mask_key
 from audit.settings import settings
-from audit.spec.load import did_you_mean, refuse_files, source_path, where
-from audit.spec.model import Dtype, SourceTable, Spec
+from audit.spec.load import did_you_mean, refuse_files, where
+from audit.spec.model import Spec
+from audit.spec.sources import OpenTable, converted, open_table, polars_type, scan
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
@@ -55,18 +51,6 @@ class Ingested:
     transformations: list[str]
 
 
-@dataclass(frozen=True, slots=True)
-class OpenTable:
-    """A source that was found: where, what its bytes hash to, and what Polars is to scan."""
-
-    name: str
-    address: str
-    digest: str
-    format: str
-    content: Path | bytes
-    null_values: tuple[str, ...]
-
-
 def read_sources(spec: Spec, window: Window | None, key: bytes) -> Ingested:
     """Rows of `window` (all, if None) as the spec declares them, personal columns handled with `key`.
 
@@ -79,8 +63,8 @@ def read_sources(spec: Spec, window: Window | None, key: bytes) -> Ingested:
     except _Guessed:
         joined, sources, raw = _collected(opened, spec, window, sample := None)
     _refuse_bad_values(joined, spec)
-    timeless = joined[spec.event_time].null_count()
-    rows = joined.drop_nulls(spec.event_time)
+    timeless = joined[spec.event_time].null_count() if spec.event_time else 0
+    rows = joined.drop_nulls(spec.event_time) if spec.event_time else joined
     if rows.is_empty():
         raise _no_rows(opened, spec, window, sample)
     plan = plan_of(raw, {column.name: spec.handling(column) for column in spec.columns})
@@ -106,33 +90,9 @@ def mask_key() -> bytes:
     return key
 
 
-def open_table(name: str, table: SourceTable, spec: Spec) -> OpenTable:
-    """The source `name`, found and looked into. Raises BadData if it is missing, empty or no table."""
-    path = source_path(name, spec)
-    if path.stat().st_size == 0:
-        raise BadData(f"{table.file} is empty.", hint=f"Source {name!r} needs a header and rows.")
-    try:
-        with path.open("rb") as file:
-            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadData(f"{table.file} cannot be read ({error.strerror}).") from None
-    inner, content = _unzipped(path, table.file) if path.suffix == ".zip" else (path.name, path)
-    format = table.format or Path(inner).suffix.lstrip(".").lower()
-    if format not in ("csv", "parquet"):
-        raise BadData(f"{_line(spec, name)}: {inner} is neither .csv nor .parquet.", hint="Say which with `format`.")
-    return OpenTable(name, address(table), digest, format, content, table.null_values)
-
-
-def address(table: SourceTable) -> str:
-    """How a source is named on record: by package or as the spec writes it, without a folder of this machine."""
-    if table.package:
-        return redact.text(f"package:{table.package}/{table.file}")
-    return redact.text(f"file:{Path(table.file).name if Path(table.file).is_absolute() else table.file}")
-
-
 def in_order(frame: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
     """Rows by event time, then by the other columns as far as it takes: joins keep no order, digests count it."""
-    names = [spec.event_time, *(name for name in frame.columns if name != spec.event_time)]
+    names = sorted(frame.columns, key=lambda name: name != spec.event_time)
     few = frame.sort(names[: 1 + MORE_KEYS], nulls_last=True)
     return frame.sort(names, nulls_last=True) if few.select(names[: 1 + MORE_KEYS]).is_duplicated().any() else few
 
@@ -141,29 +101,13 @@ class _Guessed(Exception):
     """Types were guessed from the first rows and did not fit later ones."""
 
 
-def _line(spec: Spec, source: str) -> str:
-    return where(spec, "sources", source)
-
-
-def _unzipped(path: Path, shown: str) -> tuple[str, bytes]:
-    """Name and bytes of the one file in the archive."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [member for member in archive.infolist() if not member.is_dir()]
-            if len(members) != 1:
-                raise BadData(f"{shown} holds {len(members)} files.", hint="It must hold one CSV or Parquet file.")
-            return members[0].filename, archive.read(members[0])
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError):  # damaged, encrypted, unknown compression
-        raise BadData(f"{shown} is no zip archive that we can read.", hint="Pack it anew, with no password.") from None
-
-
 def _collected(
     opened: Sequence[OpenTable], spec: Spec, window: Window | None, sample: int | None
 ) -> tuple["pl.DataFrame", list[Source], dict[str, "pl.DataType"]]:
     """The declared columns in their declared types with marks for bad values, the sources, and the raw schema."""
     import polars as pl
 
-    tables = {table.name: _scan(table, spec, sample) for table in opened}
+    tables = {table.name: scan(table, spec, sample) for table in opened}
     try:
         refuse_files(spec, {name: table.collect_schema() for name, table in tables.items()})
         raw = _joined(tables, spec)
@@ -174,49 +118,10 @@ def _collected(
     except pl.exceptions.PolarsError as error:
         raise _unreadable(error, spec, list(tables.values()), sample) from None
     sources = [
-        Source(name=table.name, address=table.address, rows=length.item(), digest=table.digest)
+        Source(name=table.name, address=redact.text(table.address), rows=length.item(), digest=table.digest)
         for table, length in zip(opened, lengths, strict=True)
     ]
     return rows, sources, schema
-
-
-def _scan(table: OpenTable, spec: Spec, sample: int | None) -> "pl.LazyFrame":
-    """A lazy frame over the table, its header checked. Raises BadData if it has none, or a name twice."""
-    import polars as pl
-
-    try:
-        if table.format == "parquet":
-            frame = pl.scan_parquet(table.content)
-        else:
-            texts = {column.name for column in spec.columns if column.dtype == "string"}
-            frame = pl.scan_csv(
-                table.content,
-                null_values=list(table.null_values),
-                infer_schema_length=sample,
-                # A declared text stays one, also where it looks like a number: 00501 is a place.
-                schema_overrides={name: pl.String for name in _header(table) if name in texts},
-            )
-        frame.collect_schema()
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, csv.Error) as error:
-        fix = "Save it as UTF-8." if "utf" in str(error).lower() else "Look at its first lines."
-        raise BadData(f"{table.address} is no {table.format} table that can be read.", hint=fix) from None
-    return frame
-
-
-def _header(table: OpenTable) -> list[str]:
-    if isinstance(table.content, Path):
-        with table.content.open("rb") as file:
-            first = file.readline()
-    else:
-        first = io.BytesIO(table.content).readline()
-    names = next(csv.reader([first.decode("utf-8-sig").rstrip("\r\n")]), [])
-    first_place: dict[str, int] = {}
-    for place, name in enumerate(names, start=1):
-        if name in first_place:  # its name is not shown: without a header it would be a value
-            places = f"{first_place[name]} and {place}"
-            raise BadData(f"{table.address}: columns {places} have the same name.", hint="Rename or remove one.")
-        first_place[name] = place
-    return names
 
 
 def _shown(names: Sequence[str], present: list[str]) -> tuple[str, ...]:
@@ -251,7 +156,7 @@ def _cast(raw: "pl.LazyFrame", spec: Spec, schema: dict[str, "pl.DataType"]) -> 
 
     wanted: list[pl.Expr] = []
     for column in spec.columns:
-        found, given, needed = pl.col(column.name), schema[column.name], frames.polars_type(column.dtype)
+        found, given, needed = pl.col(column.name), schema[column.name], polars_type(column.dtype)
         if given == needed:
             wanted.append(found.fill_nan(None) if column.dtype == "float" else found)  # one way to be missing
             continue
@@ -260,59 +165,11 @@ def _cast(raw: "pl.LazyFrame", spec: Spec, schema: dict[str, "pl.DataType"]) -> 
     return raw.select(wanted)
 
 
-def converted(found: "pl.Expr", given: "pl.DataType", dtype: Dtype) -> "pl.Expr":
-    """`found`, which is of type `given`, as `dtype`; null where a value is none of that type."""
-    import polars as pl
-
-    match dtype, given:
-        case _, pl.List() | pl.Array() | pl.Struct() | pl.Object() | pl.Binary():
-            return pl.lit(None)
-        case "string", _:
-            return found.cast(pl.String, strict=False)
-        case (("date" | "datetime"), pl.String()):
-            return _moment_of(found)
-        case (("date" | "datetime"), pl.Datetime(time_zone=str())):
-            return found.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        case (("date" | "datetime"), pl.Date() | pl.Datetime()):
-            return found
-        case "boolean", pl.String():
-            text = found.str.strip_chars().str.to_lowercase()
-            return pl.when(text.is_in(["true", "false"])).then(text == "true")
-        case "boolean", _ if given.is_numeric():
-            return pl.when(found.is_in([0, 1])).then(found == 1)
-        case "float", _ if given.is_numeric() or given == pl.String:
-            text = found.str.strip_chars() if given == pl.String else found
-            return text.cast(pl.Float64, strict=False).fill_nan(None)
-        case "integer", pl.String():
-            text = found.str.strip_chars()
-            return pl.coalesce(text.cast(pl.Int64, strict=False), _whole(text.cast(pl.Float64, strict=False)))
-        case "integer", _ if given.is_integer():
-            return found.cast(pl.Int64, strict=False)
-        case "integer", _ if given.is_numeric():
-            return _whole(found.cast(pl.Float64, strict=False))
-    return pl.lit(None)
-
-
-def _moment_of(found: "pl.Expr") -> "pl.Expr":
-    """Text in ISO 8601 as a moment; a `Z` is taken off, for all times are naive here."""
-    import polars as pl
-
-    text = found.str.strip_chars().str.replace("T", " ", literal=True).str.strip_suffix("Z")
-    return pl.coalesce(text.str.to_datetime(form, strict=False, time_unit="us") for form in DATETIME_FORMATS)
-
-
-def _whole(number: "pl.Expr") -> "pl.Expr":
-    """Floats that are integers, and small enough to be exact."""
-    import polars as pl
-
-    return pl.when((number == number.round(0)) & (number.abs() < MAX_EXACT)).then(number).cast(pl.Int64, strict=False)
-
-
 def _in_window(rows: "pl.LazyFrame", spec: Spec, window: Window | None) -> "pl.LazyFrame":
     """Rows of the window, and those without an event time, which are counted before they go."""
     import polars as pl
 
-    if window is None:
+    if window is None or spec.event_time is None:
         return rows
     time = pl.col(spec.event_time)
     return rows.filter(((time >= window.start) & (time < window.end)) | time.is_null())
@@ -333,11 +190,13 @@ def _refuse_bad_values(rows: "pl.DataFrame", spec: Spec) -> None:
 def _no_rows(opened: Sequence[OpenTable], spec: Spec, window: Window | None, sample: int | None) -> BadData:
     import polars as pl
 
-    tables = {table.name: _scan(table, spec, sample) for table in opened}
+    if window is None or spec.event_time is None:
+        return BadData(f"{spec.name} has no rows at all.", hint="Look at its sources and its query.")
+    tables = {table.name: scan(table, spec, sample) for table in opened}
     raw = _joined(tables, spec)
     declared = _cast(raw, spec, dict(raw.collect_schema()))
     times = declared.select(pl.col(spec.event_time)).collect().to_series().drop_nulls()
-    if times.is_empty() or window is None:
+    if times.is_empty():
         return BadData(f"{spec.name} has no rows at all.", hint="Look at its sources and its query.")
     first, last = _day(times.min()), _day(times.max())
     side = f"the data ends {last}" if last < window.start else f"the data begins {first}"
@@ -393,15 +252,15 @@ def _transformations(
     if timeless:
         yield f"{timeless:,} rows without {spec.event_time} left out"
     for column in spec.columns:
-        if raw[column.name] != frames.polars_type(column.dtype):
+        if raw[column.name] != polars_type(column.dtype):
             yield f"{column.name} cast from {raw[column.name]} to {column.dtype}"
     yield from (f"{name} replaced by its keyed hash" for name in plan.hashed)
     yield from (f"{name} dropped" for name in plan.dropped)
     yield from (f"{name} dropped, for it is not declared" for name in plan.undeclared)
-    yield f"ordered by {spec.event_time}"
+    yield f"ordered by {spec.event_time or 'all columns'}"
 
 
-@task(task_run_name="ingest {spec.name} {window}")
+@task(task_run_name=frames.run_name("ingest {spec.name} {window}"))
 def ingest(spec: Spec, window: Window | None = None) -> DatasetVersion:
     """Raw sources to one stored, handled dataset version."""
     found = read_sources(spec, window, mask_key())

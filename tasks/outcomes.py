@@ -31,6 +31,7 @@ UNSCORED = "the row was not scored"
 NAMELESS = "a key is missing"
 AMBIGUOUS = "other rows have the same keys"
 ABSENT = "no row of the source has its keys"
+ALL = "all rows"  # of a spec without months
 UNKNOWN = "the outcome is not known yet"
 
 _SCORE, _ALIKE, _ROWS, _OUTCOME = "\x00score", "\x00alike", "\x00rows", "\x00outcome"  # no column of a user's
@@ -59,7 +60,7 @@ class PerformanceVerdict(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    window: Window
+    window: Window | None
     model: ModelVersion
     verdict: Verdict
     asks_for_retraining: bool  # decayed, and the model still decides
@@ -112,9 +113,9 @@ def rule(spec: Spec) -> str:
     )
 
 
-@task(task_run_name="performance {spec.name} {window}")
+@task(task_run_name=frames.run_name("performance {spec.name} {window}"))
 def check_performance(
-    decisions: DatasetVersion, source: DatasetVersion, model: ModelVersion, spec: Spec, window: Window
+    decisions: DatasetVersion, source: DatasetVersion, model: ModelVersion, spec: Spec, window: Window | None
 ) -> PerformanceVerdict:
     """How `model`'s decisions of the window did, by the outcomes in `source`, against its evaluation at promotion."""
     joined = join(frames.read(decisions), frames.read(source), spec)
@@ -123,7 +124,7 @@ def check_performance(
     complete = joined.share >= spec.performance.min_known
     facts = OutcomeFacts(
         spec=spec.name,
-        window=str(window),
+        window=str(window) if window else None,
         model=used("model", model),
         decisions=used("decisions", decisions),
         outcomes=used("source", source),
@@ -174,7 +175,7 @@ def _reason(keys: list[str]) -> "pl.Expr":
 def _keys(decisions: "pl.DataFrame", source: "pl.DataFrame", spec: Spec) -> list[str]:
     """What rows are told apart by; a spec that has gained a key since has decisions without it."""
     present = [name for name in spec.row_keys() if name in decisions.columns and name in source.columns]
-    return list(dict.fromkeys([spec.event_time, *present]))
+    return list(dict.fromkeys([*([spec.event_time] if spec.event_time else []), *present]))
 
 
 def _metrics(joined: Joined, spec: Spec) -> list[Metric]:
@@ -187,7 +188,7 @@ def _metrics(joined: Joined, spec: Spec) -> list[Metric]:
     if not 0 < target.sum() < len(target):
         return []
     score = joined.scores.to_numpy().astype(np.float64)
-    (metrics,) = with_intervals([judge(target, score, spec.threshold)])
+    (metrics,) = with_intervals([judge(target, score, spec.deciding_threshold())])
     return metrics
 
 
@@ -216,9 +217,9 @@ def _checked(spec: Spec) -> Iterator[Checked]:
 
 def _leave_for_people(facts: OutcomeFacts, before: Sequence[Checked], spec: Spec) -> None:
     """The table of all months, of which this is one."""
-    latest = {known.window: known for _, known in before} | {facts.window: facts}
+    latest = {known.window or ALL: known for _, known in before} | {facts.window or ALL: facts}
     rows = [_row(latest[window], spec) for window in sorted(latest)]
-    found = f"{facts.verdict.capitalize()} in {facts.window}, v{facts.model.version}"
+    found = f"{facts.verdict.capitalize()} in {facts.window or ALL}, v{facts.model.version}"
     told = f"{found}. The rule: {facts.rule}. The bar of what was lost is half full there."
     frames.leave_table(f"{spec.name}-performance", rows, told)
 
@@ -227,7 +228,7 @@ def _row(facts: OutcomeFacts, spec: Spec) -> dict[str, str]:
     auc, baseline = _auc(facts.metrics), _auc(facts.baseline)
     loss = max(0.0, baseline.value - (auc.high or auc.value)) if auc and baseline else 0.0
     return {
-        "month": facts.window,
+        "month": facts.window or ALL,
         "model": f"v{facts.model.version}",
         "verdict": facts.verdict,
         "lost": frames.bar(loss / spec.performance.max_loss, width=8),

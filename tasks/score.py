@@ -57,7 +57,7 @@ def decide(
         *kept,
         *inputs,
         pl.Series("score", score, nan_to_null=True),
-        pl.Series("decision", score, nan_to_null=True) >= spec.threshold,
+        pl.Series("decision", score, nan_to_null=True) >= spec.deciding_threshold(),
         pl.Series("error", errors, pl.String),
         pl.lit(model.name).alias("model"),
         pl.lit(model.version, pl.Int64).alias("model_version"),
@@ -91,7 +91,7 @@ def scored(frame: "pl.DataFrame", pipeline: "Pipeline", spec: Spec) -> "tuple[Fl
     return score, errors
 
 
-@task(task_run_name="score {spec.name} {window} v{model.version}")
+@task(task_run_name=frames.run_name("score {spec.name} {window} v{model.version}"))
 def score(rows: DatasetVersion, model: ModelVersion, spec: Spec, window: Window | None = None) -> DatasetVersion:
     """The model's decisions on `rows`, which are features.
 
@@ -175,7 +175,7 @@ def _facts(
             Named(name="negative", value=decisions.height - failed - positive),
         ],
         mean_score=round(mean, 6) if isinstance(mean, float) else None,
-        threshold=spec.threshold,
+        threshold=spec.deciding_threshold(),
     )
 
 
@@ -208,7 +208,7 @@ def _by_halves(
     while waiting:
         part = waiting.pop()
         try:
-            yield part, frames.scores(pipeline, frame[part], spec)
+            yield part, frames.predicted(pipeline, frame[part], spec).score
         except (ValueError, TypeError, ArithmeticError, LookupError) as refused:
             if len(part) > 1:
                 waiting += reversed(np.array_split(part, 2))

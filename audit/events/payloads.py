@@ -124,7 +124,7 @@ class Source(Payload):
     name: str
     address: str
     rows: int
-    digest: str | None = None  # of a file: its bytes; of a folder: its files' names and bytes; of a table: what was read
+    digest: str | None = None  # of a file's bytes, of a folder's names and bytes, of what a database gave
 
 
 class DatasetFacts(Payload):

@@ -288,7 +288,8 @@ class Spec(Part):
 
     def protected(self) -> list[str]:
         """Names of the columns that figures are taken apart by, and that no model sees."""
-        return [c.name for c in (*self.columns, *self.derive) if c.role == "protected"]
+        declared = [c.name for c in self.columns if c.role == "protected"]
+        return declared + [d.name for d in self.derive if d.role == "protected"]
 
     def sliced_by(self) -> list[str]:
         """Every column that figures are taken apart by: the protected ones first."""

@@ -21,7 +21,7 @@ from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
 from tasks.drift import Comparison, bar, check_drift, compare, thresholds
-from tasks.features import derive_features, split_by_time
+from tasks.features import derive_features, parted
 from tasks.ingest import read_sources
 from tasks.train import fit
 
@@ -49,11 +49,11 @@ class Flights:
         return self.features.filter(pl.col("sched_dep").dt.month().is_between(first, last))
 
     def check(self, month: int, *, learned_until: int) -> Comparison:
-        reference, _ = split_by_time(self.months(1, learned_until), self.spec)
+        reference, _ = parted(self.months(1, learned_until), self.spec)
         if learned_until not in self.fitted:
             self.fitted[learned_until] = fit(reference, self.spec)
         current, model = self.months(month, month), self.fitted[learned_until]
-        before, now = (frames.scores(model, rows, self.spec) for rows in (reference, current))
+        before, now = (frames.predicted(model, rows, self.spec).score for rows in (reference, current))
         return compare(reference, current, self.spec, reference_scores=before, current_scores=now)
 
 

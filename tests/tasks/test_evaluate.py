@@ -143,7 +143,7 @@ def test_an_evaluation_is_on_record_with_its_report(home, loans, later_loans, lo
     assert event.payload["tested_on"]["digest"] == test.digest
     assert event.payload["held"] is found.held is True
     assert found.metric("auc").value == pytest.approx(
-        oracle.roc_auc_score(later_loans["repaid"], frames.scores(models.load(model), later_loans, loan_spec))
+        oracle.roc_auc_score(later_loans["repaid"], frames.predicted(models.load(model), later_loans, loan_spec).score)
     )
     page = reports.read(found.report).decode()
     assert "| auc | 0." in page
@@ -170,7 +170,9 @@ def test_the_champion_is_judged_on_the_same_rows(home, loans, later_loans, loan_
     champion = in_production(models.put(fit(loans.head(60), loan_spec), "loans"), test, loan_spec)
     found = evaluate.fn(models.put(fit(loans, loan_spec), "loans"), test, loan_spec)
 
-    theirs = oracle.roc_auc_score(later_loans["repaid"], frames.scores(models.load(champion), later_loans, loan_spec))
+    theirs = oracle.roc_auc_score(
+        later_loans["repaid"], frames.predicted(models.load(champion), later_loans, loan_spec).score
+    )
     gain = next(metric for metric in found.difference if metric.name == "auc")
     assert found.champion == champion
     assert gain.value == pytest.approx(found.metric("auc").value - theirs)

@@ -13,7 +13,7 @@ from audit.recording.initialise import initialise
 from audit.spec.model import Derived, Spec
 from audit.store import read
 from audit.store.engine import open_store
-from tasks.features import build_features, derive_features, split, split_by_time
+from tasks.features import build_features, derive_features, split, parted
 
 TRIPS = Spec.model_validate(
     {
@@ -121,7 +121,7 @@ def test_an_expression_that_does_not_work_on_the_rows_is_told_without_a_value() 
 
 
 def test_the_last_share_is_for_the_test_and_unknown_outcomes_are_for_neither() -> None:
-    train, test = split_by_time(derive_features(trips([10, 40, None] * 10), TRIPS), TRIPS)
+    train, test = parted(derive_features(trips([10, 40, None] * 10), TRIPS), TRIPS)
 
     assert (train.height, test.height) == (16, 4)
     assert train["late"].null_count() + test["late"].null_count() == 0
@@ -131,7 +131,7 @@ def test_the_last_share_is_for_the_test_and_unknown_outcomes_are_for_neither() -
 def test_no_training_row_is_as_late_as_a_test_row_and_none_is_lost(rows: list[tuple[int, float | None]]) -> None:
     frame = derive_features(trips([minutes for _, minutes in rows], [hour for hour, _ in rows]), TRIPS)
     try:
-        train, test = split_by_time(frame, TRIPS)
+        train, test = parted(frame, TRIPS)
     except BadData:
         return
     assert train["started"].max() < test["started"].min()  # type: ignore[operator]
@@ -150,7 +150,7 @@ def test_no_training_row_is_as_late_as_a_test_row_and_none_is_lost(rows: list[tu
 )
 def test_a_target_without_two_classes_is_refused(minutes: list[float | None], expected: str) -> None:
     with pytest.raises(BadData, match=expected):
-        split_by_time(derive_features(trips(minutes), TRIPS), TRIPS)
+        parted(derive_features(trips(minutes), TRIPS), TRIPS)
 
 
 def test_features_and_split_are_stored_and_on_record(home: object) -> None:

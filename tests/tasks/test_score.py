@@ -29,7 +29,7 @@ def pipeline(loans, loan_spec):
 
 def test_each_row_has_a_decision_beside_its_inputs_and_its_model(later_loans, pipeline, loan_spec):
     decisions = decide(later_loans, pipeline, CHAMPION, loan_spec)
-    expected = frames.scores(pipeline, later_loans, loan_spec)
+    expected = frames.predicted(pipeline, later_loans, loan_spec).score
     assert decisions["score"].to_list() == pytest.approx(expected.tolist())
     assert decisions["decision"].to_list() == (expected >= 0.5).tolist()
     assert decisions["row"].to_list() == list(range(400))
@@ -42,7 +42,7 @@ def test_each_row_has_a_decision_beside_its_inputs_and_its_model(later_loans, pi
 
 
 def test_a_score_at_the_threshold_is_decided_positive(later_loans, pipeline, loan_spec):
-    middle = sorted(frames.scores(pipeline, later_loans, loan_spec))[200]
+    middle = sorted(frames.predicted(pipeline, later_loans, loan_spec).score)[200]
     exact = loan_spec.model_copy(update={"threshold": middle})
     decisions = decide(later_loans, pipeline, CHAMPION, exact)
     assert decisions.filter(pl.col("score") == middle)["decision"].all()

@@ -45,7 +45,7 @@ def test_missing_values_and_unseen_categories_get_a_score(loans, loan_spec, kind
         income=pl.Series([None, 40.0, None]),
         employed=pl.Series([None, True, None]),
     )
-    scores = frames.scores(fit(loans, with_estimator(loan_spec, kind)), odd, loan_spec)
+    scores = frames.predicted(fit(loans, with_estimator(loan_spec, kind)), odd, loan_spec).score
     assert all(0 < score < 1 for score in scores)
 
 
