@@ -9,7 +9,7 @@ from typing import Any
 from prefect import State
 
 from audit import ModelVersion, flow
-from audit.spec.model import Schedule
+from audit.spec.model import Schedule, Spec
 from flows import _known as known
 from flows._approval import without_champion
 from flows._runs import SHIPPED, begin, run_name, tell_of_completion, tell_of_failure, with_progress
@@ -38,16 +38,16 @@ def pipeline(spec_file: str = SHIPPED, until: date | None = None) -> ModelVersio
     if not known.has_champion(spec):  # a person has not let the first one in
         return without_champion(spec)
     if spec.schedule:
-        month_by_month(spec_file, spec.schedule, until)
+        month_by_month(spec_file, spec, spec.schedule, until)
     else:
         scoring(spec_file)
         monitoring(spec_file)
     return known.champion_of(spec)
 
 
-def month_by_month(spec_file: str, schedule: Schedule, until: date | None) -> None:
+def month_by_month(spec_file: str, spec: Spec, schedule: Schedule, until: date | None) -> None:
     """Decide on each month after training, look at it, and train anew for what is found."""
-    for month in with_progress("months", schedule.months_to_decide(until)):
+    for month in with_progress(f"{spec.name}-months", schedule.months_to_decide(until)):
         scoring(spec_file, month)
         found = monitoring(spec_file, month)
         if isinstance(found, Monitored) and found.cause:

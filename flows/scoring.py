@@ -34,8 +34,8 @@ def scoring(spec_file: str = SHIPPED, window: Window | None = None) -> DatasetVe
     window = window or known.next_to_score(spec)
     if window is None and spec.schedule:
         return Completed(message="nothing new")
-    champion = known.champion_of(spec)
     rows = build_features(validate(ingest(spec, window), spec), spec)
+    champion = known.champion_of(spec)
     if spec.schedule is None:
         rows = leave_out_learnt(rows, known.reference_of(champion, spec), spec)
         if known.was_decided_by(champion, rows, spec):

@@ -188,7 +188,7 @@ def test_a_changed_spec_is_on_record_with_what_it_was(home: Path, use_case: UseC
 
     after = [f for f in facts("pipeline.changed") if f["what"] == "spec"]
     assert (len(before), len(after)) == (1, 2)
-    assert after[1]["differences"] == [{"name": "threshold", "value": "0.5 → 0.7"}]
+    assert after[1]["differences"] == [{"name": "threshold", "value": "None → 0.7"}]
     assert after[1]["was"] == before[0]["is_now"]
 
 

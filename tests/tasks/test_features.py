@@ -144,7 +144,7 @@ def test_no_training_row_is_as_late_as_a_test_row_and_none_is_lost(rows: list[tu
         ([None, None], "target 'late' is missing in every row"),
         ([10.0] * 10, "target 'late' has only one class in 8 training rows"),
         ([10.0, 40.0] * 4 + [10.0] * 2, "target 'late' has only one class in 2 test rows"),
-        ([10.0], "target 'late' has only one class in 0 training rows"),
+        ([10.0], "there are no training rows"),
     ],
     ids=["unknown", "training", "test", "one row"],
 )
