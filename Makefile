@@ -3,6 +3,7 @@ PYTHON ?= python3
 SPEC ?= flows/specs/flights.yaml
 UNTIL ?=
 BLOCK ?=
+TIMEZONE ?=
 bin := .venv/bin
 ready := .venv/.ready
 extras = --extra examples --extra server --extra ebm --extra postgres
@@ -33,13 +34,16 @@ check: $(ready)
 	$(bin)/lint-imports
 
 ui: $(ready)
-	@$(bin)/python -m deployments.local
+	@$(bin)/python -m deployments.local $(SPEC) $(zone)
+
+# SPEC may name several. Their daily schedules are in UTC, or in TIMEZONE=Europe/Vienna.
+zone = $(if $(TIMEZONE),--timezone $(TIMEZONE))
 
 # The server that is named, else that of a running `make ui`.
 api = PREFECT_API_URL="$${PREFECT_API_URL:-$$(sed -n s/^PREFECT_API_URL=//p $(AUDIT_HOME)/ui.env 2>/dev/null | grep . || echo http://127.0.0.1:4200/api)}"
 
 deploy: $(ready)
-	$(api) $(bin)/prefect --no-prompt deploy --all </dev/null
+	@$(api) $(bin)/python -m deployments.deploy $(SPEC) $(zone)
 	@$(api) $(bin)/python -m deployments.automations --plan
 
 automations: $(ready)

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from audit.errors import AuditError, UserError
+from audit.errors import AuditError, SpecError, UserError
 from audit.recording.feed import PREFIX as EVENT
 from flows import _deployed as deployed
 from flows._deployed import OURS
@@ -89,9 +89,12 @@ def bring_in_line(
     notify = notification(client, block)
     steps = planned(wanted(every, notify, stuck), present(client))
     show(steps, console, missing_block=None if notify else block)
-    if not only_plan and any(step.verb != "keep" for step in steps):
-        change(steps, client, console, unasked=unasked)
-    for spec in specs(every):
+    if any(step.verb != "keep" for step in steps):
+        if only_plan:
+            console.print("Nothing of this was done: `make automations` does it.")
+        else:
+            change(steps, client, console, unasked=unasked)
+    for spec in specs(every, console):
         deployed.note_deployed(spec)
 
 
@@ -284,12 +287,17 @@ def carry_out(step: Step, client: "SyncPrefectClient") -> None:
             client.delete_automation(present.id)
 
 
-def specs(every: "dict[str, DeploymentResponse]") -> list[str]:
-    """Names of the specs that these deployments are about."""
+def specs(every: "dict[str, DeploymentResponse]", console: Console) -> list[str]:
+    """Names of the specs that these deployments are about; one that cannot be read is told, and stops no other."""
     from audit.spec.load import load_spec
 
-    files = {str(file) for one in every.values() if (file := one.parameters.get("spec_file"))}
-    return sorted({load_spec(file).name for file in files})
+    names = set()
+    for file in sorted({str(file) for one in every.values() if (file := one.parameters.get("spec_file"))}):
+        try:
+            names.add(load_spec(file).name)
+        except SpecError as unreadable:
+            console.print(f"[yellow]![/yellow] {escape(str(unreadable))}", soft_wrap=True)
+    return sorted(names)
 
 
 @contextmanager

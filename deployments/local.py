@@ -1,4 +1,4 @@
-"""`make ui`: Prefect's server and UI, a worker, the deployments and the pages they link to, here, until Ctrl-C.
+"""`make ui`: Prefect's server and UI, a worker, your specs' deployments and the pages they link to, until Ctrl-C.
 
 Every child leads a session of its own: Ctrl-C on a terminal reaches this process alone, which ends them in order.
 """
@@ -27,6 +27,7 @@ from rich.markup import escape
 
 from audit.errors import AuditError, NotFound, UserError
 from audit.settings import settings
+from deployments.deploy import Case, checked
 from deployments.where import CLONE
 from flows import _beside as beside
 from flows._beside import API, EVIDENTLY, HOST, REPORTS
@@ -36,7 +37,7 @@ LAST_PORT = 65_535
 POOL = "local"  # as in prefect.yaml
 PYTHON = (sys.executable, "-m")
 PREFECT = (*PYTHON, "prefect")
-RUNS_AT_ONCE = 5  # a training that waits for an answer keeps its place; the other deployments have a limit of one
+RUNS_AT_ONCE = 4  # and one more a spec: a training that waits for an answer keeps its place; the rest is short
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TRIES = 5
 START_SECONDS = 180  # a first start makes the database; machines are slow
@@ -56,19 +57,22 @@ def main() -> None:
 
 
 def local(
+    specs: Annotated[list[Path] | None, typer.Argument(metavar="SPEC...", help="Use cases' YAML files.")] = None,
     port: Annotated[int | None, typer.Option(help=f"The server's port; by default {PORT}, or a free one.")] = None,
+    timezone: Annotated[str, typer.Option(help="Of the daily schedules.")] = "",
 ) -> None:
-    """Run server, worker and deployments here until Ctrl-C.  Example: python -m deployments.local --port 4300"""
+    """Run server, worker and deployments here until Ctrl-C.  Example: python -m deployments.local cancer.yaml"""
     console = Console(highlight=False)
     try:
+        cases = checked(specs, timezone)
         with only_one_of_us(settings().home):
-            serve(port, console)
+            serve(cases, port, console)
     except AuditError as failed:
         console.print(f"[red]✗[/red] {escape(str(failed))}", soft_wrap=True)
         raise SystemExit(failed.exit_code) from None
 
 
-def serve(port: int | None, console: Console) -> None:
+def serve(cases: Sequence[Case], port: int | None, console: Console) -> None:
     """Start everything in order, watch it, end it in reverse order.
 
     Raises ChildEnded if a child ends that nobody asked to.
@@ -77,9 +81,9 @@ def serve(port: int | None, console: Console) -> None:
     at = addresses(chosen_port(port, console))
     children = Children(home / "logs", environment(home, at), console)
     try:
-        set_up(children, at, console)
+        set_up(children, at, cases, console)
         beside.note(home, at)
-        tell_where_to_look(at, console)
+        tell_where_to_look(at, cases, console)
         children.watch()
     except AskedToEnd:
         console.print("\nEnding worker and servers …")
@@ -97,7 +101,7 @@ def addresses(port: int) -> dict[str, str]:
     return {name: f"http://{HOST}:{place}" for name, place in at.items()}
 
 
-def set_up(children: "Children", at: dict[str, str], console: Console) -> None:
+def set_up(children: "Children", at: dict[str, str], cases: Sequence[Case], console: Console) -> None:
     """Servers, store and keys, worker with its pool, deployments; a line as each is there."""
     api = at[API]
     with step("server", api.removesuffix("/api"), console):
@@ -106,13 +110,14 @@ def set_up(children: "Children", at: dict[str, str], console: Console) -> None:
         make_record()
         children.wait_until(lambda: bool(ask("GET", f"{api}/health")), START_SECONDS)
     with step("worker", f"work pool {POOL}", console):
-        worker = ("--pool", POOL, "--type", "process", "--name", POOL, "--limit", str(RUNS_AT_ONCE))
+        worker = ("--pool", POOL, "--type", "process", "--name", POOL, "--limit", str(RUNS_AT_ONCE + len(cases)))
         children.start("worker", *PREFECT, "worker", "start", *worker)
         children.wait_until(lambda: worker_reported(api, children.began), START_SECONDS)
         close_left_over(api, children.began)
         children.wait_until(lambda: queue_paused(api, False), START_SECONDS)
-    with step("deployments", "from prefect.yaml", console):
-        children.run("deploy", *PREFECT, "--no-prompt", "deploy", "--all")
+    with step("deployments", f"of {', '.join(case.name for case in cases)}", console):
+        files = [case.file for case in cases]
+        children.run("deploy", *PYTHON, "deployments.deploy", *files, "--timezone", cases[0].timezone)
     with step("automations", "from deployments/automations.py", console):
         try:
             children.run("automations", *PYTHON, "deployments.automations", "--yes")
@@ -308,7 +313,7 @@ def warn(failed: AuditError, console: Console) -> None:
     console.print(f"[yellow]![/yellow] {escape(str(failed))}", soft_wrap=True)
 
 
-def tell_where_to_look(at: dict[str, str], console: Console) -> None:
+def tell_where_to_look(at: dict[str, str], cases: Sequence[Case], console: Console) -> None:
     """What one can do now."""
     scripts = shown(Path(sys.executable).parent)
     console.print(
@@ -316,7 +321,8 @@ def tell_where_to_look(at: dict[str, str], console: Console) -> None:
         f"Reports       {at[REPORTS]}   data docs, drift, evaluations\n"
         f"Drift         {at[EVIDENTLY]}   month by month, in Evidently's own UI\n"
         f"Start a run   in the UI under Deployments; by  make run  in another terminal; or by\n"
-        f"              PREFECT_API_URL={at[API]} {scripts}/prefect deployment run pipeline/pipeline\n"
+        f"              PREFECT_API_URL={at[API]} {scripts}/prefect deployment run "
+        f"pipeline/{cases[0].named('pipeline')}\n"
         f"See it        {scripts}/audit runs\n"
         f"Logs          {shown(settings().home / 'logs')}\n"
         "\nCtrl-C ends all of it.",

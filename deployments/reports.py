@@ -1,9 +1,10 @@
-"""The pages that are on record for people, served on this machine: Data Docs, drift reports, evaluations.
+"""The pages that are on record for people, served on this machine: Data Docs, drift reports, evaluations, model cards.
 
-Served is what an event names as its report, and nothing else: no dataset, no model, no file by its path. The pages come
-from other makers, so a browser is told to run each in a sandbox, where it can ask for nothing, from anywhere.
+Served is what an event names as its report, and nothing else: no dataset, no model, no file by its path. Some pages
+come from other makers, so a browser is told to run each in a sandbox, where it can ask for nothing, from anywhere.
 """
 
+import re
 from html import escape
 from itertools import groupby
 from typing import Annotated, Any
@@ -23,25 +24,19 @@ from audit.events.vocabulary import VOCABULARY
 from audit.settings import settings
 from audit.store import read
 from audit.store.engine import open_existing
+from tasks import _pages as pages
+from tasks._pages import Markup
 
 PORT = 4201  # beside Prefect's own
 SHOWN = 1_000  # reports in the list, the latest
+KEYS = ("report", "page")  # under which events name them
 TYPES = tuple(type for type, known in VOCABULARY.items() if "report" in known.payload.model_fields)
 
 _NOTHING = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'unsafe-inline'"
-PLAIN = f"{_NOTHING}; sandbox"  # of our own pages
+PLAIN = f"{_NOTHING}; sandbox"  # of pages without a script, as all of ours are
 SCRIPTED = f"{_NOTHING}; script-src 'unsafe-inline'; img-src data: blob:; font-src data:; sandbox allow-scripts"
 HEADERS = {"Cache-Control": "no-cache", "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff"}
-
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="UTF-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; margin: .5rem 0 1.5rem }}
-td, th {{ border-bottom: 1px solid #ddd; padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top }}
-</style></head><body>
-{body}
-</body></html>
-"""
+_OURS = {**HEADERS, "Content-Security-Policy": PLAIN}
 
 
 def main() -> None:
@@ -72,9 +67,9 @@ def application() -> Starlette:
 
 def index(request: Request) -> Response:
     """Every report by spec, the latest first."""
-    found = sorted(read.reports(open_existing(), TYPES, limit=SHOWN), key=lambda row: str(row["spec"]))
-    parts = [f"<h2>{escape(spec)}</h2>\n{_list(list(rows))}" for spec, rows in groupby(found, lambda row: row["spec"])]
-    return _page("Reports", "<h1>Reports</h1>\n" + ("\n".join(parts) or "<p>None is on record yet.</p>"))
+    found = sorted(read.reports(open_existing(), TYPES, keys=KEYS, limit=SHOWN), key=_spec)
+    parts = [f"<h2>{escape(spec)}</h2>\n{_list(list(rows))}" for spec, rows in groupby(found, _spec)]
+    return _page("Reports", "\n".join(parts) or "<p>None is on record yet.</p>")
 
 
 def health(request: Request) -> Response:
@@ -85,13 +80,14 @@ def health(request: Request) -> Response:
 def report(request: Request) -> Response:
     """One report, as its bytes are on record; what is no HTML is Markdown."""
     address = blobs.SCHEME + request.path_params["digest"]
-    found = read.reports(open_existing(), TYPES, address=address)
+    found = read.reports(open_existing(), TYPES, keys=KEYS, address=address)
     if not found:
         return _page("Not found", "<p>No such report is on record.</p>", 404)
     content = blobs.get(address)
     if content.lstrip().startswith(b"<"):
-        return HTMLResponse(content, headers={**HEADERS, "Content-Security-Policy": SCRIPTED})
-    return _page(found[0]["name"], _rendered(content.decode()))
+        policy = SCRIPTED if b"<script" in content.lower() else PLAIN
+        return HTMLResponse(content, headers={**HEADERS, "Content-Security-Policy": policy})
+    return HTMLResponse(pages.page(found[0]["name"], content.decode()), headers=_OURS)
 
 
 async def unavailable(request: Request, error: Exception) -> Response:
@@ -102,28 +98,24 @@ async def unavailable(request: Request, error: Exception) -> Response:
 
 
 def _list(rows: list[dict[str, Any]]) -> str:
+    columns = ("report", "of", "run", "made (UTC)", "on record")
+    heads = "".join(f'<th scope="col">{column}</th>' for column in columns)
     lines = "\n".join(
         f'<tr><td><a href="/{row["address"].removeprefix(blobs.SCHEME)}">{escape(row["name"])}</a></td>'
         f"<td>{escape(row['type'])}</td><td>{escape(row['run'] or '')}</td>"
         f"<td>{row['time'][:16].replace('T', ' ')}</td><td>event {row['event_id']}</td></tr>"
         for row in rows
     )
-    return (
-        f"<table><tr><th>report</th><th>of</th><th>run</th><th>made (UTC)</th><th>on record</th></tr>\n{lines}</table>"
-    )
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>\n{lines}</tbody></table></div>'
 
 
-def _rendered(markdown: str) -> str:
-    """Markdown as HTML; what looks like a tag in it stays text."""
-    from markdown_it import MarkdownIt
-
-    rendered: str = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
-    return rendered
+def _spec(row: dict[str, Any]) -> str:
+    """The use case that a report is of; of one that only a task run tells of, by its name: `loans/card v1`."""
+    return str(row["spec"] or re.split("[/ ]", row["name"])[0])
 
 
 def _page(title: str, body: str, status: int = 200) -> Response:
-    content = PAGE.format(title=escape(title), body=body)
-    return HTMLResponse(content, status, headers={**HEADERS, "Content-Security-Policy": PLAIN})
+    return HTMLResponse(pages.whole(title, Markup(body)), status, headers=_OURS)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from audit.events.payloads import AnomalyFacts
+from audit.events.payloads import AnomalyFacts, called
 from audit.spec.model import Spec
 from tasks.alert import Finding
 from tasks.anomalies import AnomalyVerdict, shown
@@ -12,11 +12,11 @@ from tasks.upkeep import Check
 
 def decay_finding(verdict: PerformanceVerdict, spec: Spec) -> Finding:
     """A model that still decides does worse than when it was promoted."""
-    assert verdict.auc and verdict.baseline, "who has decayed was judged, then and now"
+    assert verdict.figure and verdict.baseline, "who has decayed was judged, then and now"
     return Finding(
         kind="decay",
         title=f"v{verdict.model.version} of {spec.name} has decayed in {verdict.window or 'all rows'}: "
-        f"AUC {verdict.auc.value:.3f}, {verdict.baseline.value:.3f} when it was promoted",
+        f"{called(verdict.figure.name)} {verdict.figure.value:.3f}, {verdict.baseline.value:.3f} when it was promoted",
         body="\n".join(
             [
                 f"{verdict.known:,} of {verdict.decisions:,} outcomes are known. The rule: {verdict.rule}.",

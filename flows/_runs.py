@@ -10,7 +10,7 @@ from httpx import HTTPError
 
 from audit import record
 from audit.errors import AuditError, NotFound
-from audit.events.payloads import RetrainingFacts, used
+from audit.events.payloads import OutcomeFacts, RetrainingFacts, called, used
 from audit.events.references import ModelVersion, Window
 from audit.recording.changes import note_change
 from audit.recording.circumstances import code_of, surroundings
@@ -19,6 +19,7 @@ from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
 from flows import _known as known
+from tasks._frames import figure
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -126,8 +127,10 @@ def in_words(cause: read.Recorded) -> str:
         where = f" in {found['window']}" if found.get("window") else ""
         return f"drift detected{where}: {found['drifted']} of {found['watched']} watched columns"
     if cause.type == "performance.decayed" and found:
-        then, now = (next(m["value"] for m in found[when] if m["name"] == "auc") for when in ("baseline", "metrics"))
-        return f"AUC fell from {then:.3f} to {now:.3f} in {found.get('window', 'all rows')}"
+        facts = OutcomeFacts.model_validate(found)
+        then, now = (figure(facts.main, metrics) for metrics in (facts.baseline, facts.metrics))
+        assert then and now, "who has decayed was judged, then and now"
+        return f"{called(facts.main)} fell from {then.value:.3f} to {now.value:.3f} in {facts.window or 'all rows'}"
     return f"event {cause.id} of type {cause.type} asked for a new model"
 
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from audit.errors import AuditError, UserError
 from audit.events.event import Event
-from audit.events.payloads import Approver
+from audit.events.payloads import Approver, EvaluationFacts, OutcomeFacts, called
 from audit.settings import settings
 from flows import _beside as beside
 
@@ -242,13 +242,14 @@ def _trained(facts: Facts) -> tuple[str, str, str]:
 
 
 def _evaluated(facts: Facts) -> tuple[str, str, str]:
-    found = facts["model.evaluated"]
-    shown = {m["name"]: m for m in found["metrics"]}
-    gates = f"gates {sum(g['held'] for g in found['gates'])} of {len(found['gates'])}"
-    against = [m for m in found.get("difference", []) if m["name"] == "auc"]
-    gain = f" · against champion {against[0]['value']:+.3f} {_interval(against[0], '+.3f')}" if against else ""
-    text = f"AUC {shown['auc']['value']:.3f} {_interval(shown['auc'], '.3f')}{gain} · {gates}"
-    return "✓" if found["held"] else "!", "evaluate", text
+    from tasks._frames import figure, with_interval
+
+    found = EvaluationFacts.model_validate(facts["model.evaluated"])
+    main, against = figure(found.main, found.metrics), figure(found.main, found.difference)
+    assert main, "every evaluation has its main figure"
+    gain = f" · against champion {with_interval(against, signed=True)}" if against else ""
+    gates = f"gates {sum(gate.held for gate in found.gates)} of {len(found.gates)}"
+    return "✓" if found.held else "!", "evaluate", f"{called(found.main)} {with_interval(main)}{gain} · {gates}"
 
 
 def _promoted(facts: Facts) -> tuple[str, str, str]:
@@ -304,15 +305,18 @@ def _anomalies(facts: Facts) -> tuple[str, str, str] | None:
 
 
 def _performance(facts: Facts) -> tuple[str, str, str]:
-    found = facts.get("performance.checked")
-    if found is None:
+    from tasks._frames import figure, with_interval
+
+    if "performance.checked" not in facts:
         return "✓", "performance", "no more outcomes than before"
-    auc, then = ([m for m in found[when] if m["name"] == "auc"] for when in ("metrics", "baseline"))
-    if not auc or not then:
-        return "✓", "performance", f"{_window(found)}{found['known']:,} of {found['rows']:,} outcomes known"
-    text = f"{_window(found)}AUC {auc[0]['value']:.3f} {_interval(auc[0], '.3f')} against {then[0]['value']:.3f}"
+    found = OutcomeFacts.model_validate(facts["performance.checked"])
+    window = f"{found.window} · " if found.window else ""
+    now, then = figure(found.main, found.metrics), figure(found.main, found.baseline)
+    if not now or not then:
+        return "✓", "performance", f"{window}{found.known:,} of {found.rows:,} outcomes known"
+    text = f"{window}{called(found.main)} {with_interval(now)} against {then.value:.3f}"
     asks = " → retraining" if "performance.decayed" in facts else ""
-    return "✓" if found["verdict"] == "steady" else "!", "performance", text + asks
+    return "✓" if found.verdict == "steady" else "!", "performance", text + asks
 
 
 def _alerted(facts: Facts) -> tuple[str, str, str]:
@@ -355,10 +359,6 @@ def _window(facts: dict[str, Any]) -> str:
 
 def _digest(digest: str) -> str:
     return f"sha256:{digest.removeprefix('sha256:')[:8]}…"
-
-
-def _interval(metric: dict[str, Any], form: str) -> str:
-    return f"[{metric['low']:{form}}, {metric['high']:{form}}]" if "low" in metric else ""
 
 
 def _short(path: Path) -> str:

@@ -10,6 +10,7 @@ from flows import _known as known
 from flows._approval import ask_a_person
 from flows._runs import SHIPPED, begin, note_retraining, run_name, tell_of_completion, tell_of_failure
 from tasks.alert import gate_finding, recover, tell
+from tasks.card import write_card
 from tasks.evaluate import evaluate
 from tasks.features import build_features, split
 from tasks.ingest import ingest
@@ -45,8 +46,11 @@ def training(
     if spec.approval == "manual" and judged.held:
         recover("gate", spec, window)
         decided = ask_a_person(registered, judged, spec, cause)
+        write_card(registered, judged, spec)
     else:
-        decided = promote(registered, judged, spec, cause)
+        outcome = promote(registered, judged, spec, cause, return_state=True)
+        write_card(registered, judged, spec)  # also of a first model that is turned away, which ends the run
+        decided = outcome.result()
         tell(gate_finding(registered, decided, judged, spec, window), "gate", spec, window)
     note_retraining(spec, window, cause, registered, promoted=known.promoted(registered))
     return decided

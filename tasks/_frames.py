@@ -1,5 +1,6 @@
 """What stages share: from references to frames, from frames to what scikit-learn takes, and on to the record."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from audit.artifacts import datasets
 from audit.errors import BadData, SpecError
-from audit.events.payloads import DatasetFacts, Gate, Metric, Named, Source, Used
+from audit.events.payloads import DatasetFacts, Gate, Metric, Named, Source, Used, called
 from audit.events.references import DatasetVersion, ModelVersion, Report, Window
 from audit.privacy import redact
 from audit.recording.registry import Candidate
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     Texts = np.ndarray[tuple[int], np.dtype[np.str_]]
     Outcomes = np.ndarray[tuple[int], np.dtype[np.int8]] | Floats | Texts  # of a binary target, a number, classes
 
-# The figure that a model of each kind is judged by first, greater being better, and how people call it.
+# The figure that a model of each kind is judged by first, greater being better.
 MAIN: dict[TargetKind, str] = {"binary": "auc", "multiclass": "auc", "regression": "r2"}
-CALLED = {"auc": "AUC", "r2": "R²", "mae": "MAE", "rmse": "RMSE"}
+IN_UNITS = ("mae", "rmse", "median_absolute_error", "bias")  # of the target, which may be millions or thousandths
+PROBABILITY = "p:"  # and the class: a column of the decisions on several
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,9 @@ class Evaluation(BaseModel):
 
     def metric(self, name: str) -> Metric:
         """The figure called `name`, for example `auc`."""
-        return next(metric for metric in self.metrics if metric.name == name)
+        found = figure(name, self.metrics)
+        assert found, f"every evaluation of its kind has {name}"
+        return found
 
     def failed(self) -> list[str]:
         """The gates that did not hold, each in words."""
@@ -76,8 +80,8 @@ class Evaluation(BaseModel):
 
     def against_champion(self) -> str:
         """`AUC +0.011 [+0.004, +0.018]`, or empty where there was nothing to compare."""
-        gain = next((metric for metric in self.difference if metric.name == self.main), None)
-        return f"{CALLED[self.main]} {with_interval(gain, signed=True)}" if gain else ""
+        gain = figure(self.main, self.difference)
+        return f"{called(self.main)} {with_interval(gain, signed=True)}" if gain else ""
 
 
 def candidate(model: ModelVersion, evaluation: Evaluation, cause: str | None = None) -> Candidate:
@@ -99,13 +103,45 @@ def found(gate: Gate) -> str:
     """What a gate found: `0.6120`, and `32,407` where it counts."""
     if gate.value is None:
         return "could not be measured"
+    if gate.name in IN_UNITS:
+        return f"{gate.value:,.{decimals(gate.name, gate.value)}f}"
     return f"{gate.value:,.0f}" if gate.value.is_integer() else f"{gate.value:.4f}"
 
 
+def figure(name: str, metrics: Iterable[Metric]) -> Metric | None:
+    """The figure called `name`, of all rows and not of a slice."""
+    return next((metric for metric in metrics if metric.name == name and metric.slice is None), None)
+
+
 def with_interval(metric: Metric, *, signed: bool = False) -> str:
-    """`0.751 [0.744, 0.758]`."""
-    sign = "+" if signed else ""
-    return f"{metric.value:{sign}.3f} [{metric.low:{sign}.3f}, {metric.high:{sign}.3f}]"
+    """`0.751 [0.744, 0.758]`; what has no interval stands alone."""
+    known = [value for value in (metric.value, metric.low, metric.high) if value is not None]
+    form = f"{'+' if signed else ''},.{decimals(metric.name, *known)}f"
+    interval = "" if metric.low is None else f" [{metric.low:{form}}, {metric.high:{form}}]"
+    return f"{metric.value:{form}}{interval}"
+
+
+def decimals(name: str, *values: float) -> int:
+    """How many decimals such a figure is shown with: three, and of what is in the target's unit four digits."""
+    largest = max(map(abs, values))
+    if name not in IN_UNITS or not largest:
+        return 3
+    return max(0, 3 - math.floor(math.log10(largest)))
+
+
+def in_units(*values: float) -> list[str]:
+    """Numbers in the target's unit side by side: `["45,231", "45,102", "-129"]`, four digits of the largest."""
+    return [f"{value:,.{decimals(IN_UNITS[0], *values)}f}" for value in values]
+
+
+def by_slice(sliced: Sequence[Metric]) -> list[dict[str, str]]:
+    """The figures of slices as a table, one row a slice; empty where a figure could not be measured."""
+    names = list(dict.fromkeys(metric.name for metric in sliced))
+    rows: dict[str, dict[str, str]] = {}
+    for metric in sliced:
+        row = {"slice": str(metric.slice), "rows": f"{metric.rows:,}"} | {called(name): "" for name in names}
+        rows.setdefault(str(metric.slice), row)[called(metric.name)] = with_interval(metric)
+    return list(rows.values())
 
 
 def run_name(pattern: str) -> Callable[[], str]:
@@ -227,6 +263,11 @@ def predicted(model: "Pipeline", frame: "pl.DataFrame", spec: Spec) -> Predicted
             f"{spec.name}: the model wants {', '.join(missing)}, which the spec no longer has as a feature.",
             hint="Train a model with the spec as it is.",
         )
+    if (kind := kind_of(model)) != spec.target.kind:
+        raise BadData(
+            f"{spec.name}: the model is for a {kind} target, the spec's is {spec.target.kind}.",
+            hint="Train a model with the spec as it is.",
+        )
     rows = seen[list(model.feature_names_in_)]
     if spec.target.kind == "regression":
         return Predicted(np.asarray(model.predict(rows), dtype=np.float64))
@@ -236,6 +277,14 @@ def predicted(model: "Pipeline", frame: "pl.DataFrame", spec: Spec) -> Predicted
     classes = tuple(str(name) for name in model.classes_)
     best = probabilities.argmax(axis=1) if len(rows) else np.zeros(0, dtype=np.int64)
     return Predicted(probabilities.max(axis=1), np.array(classes)[best], probabilities, classes)
+
+
+def kind_of(model: "Pipeline") -> TargetKind:
+    """What kind of target a fitted model is for, by what `target` gave it to learn: numbers, names or 0 and 1."""
+    classes = getattr(model, "classes_", None)
+    if classes is None:
+        return "regression"
+    return "multiclass" if classes.dtype.kind in "OU" else "binary"
 
 
 def leave_markdown(key: str, markdown: str, description: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """Hold one window's decisions against this spec's own history: how many, how many failed, what scores, how long.
 
-The usual range is the median of earlier windows about as long, plus and minus `FACTOR` spreads. A spread is the median
+The usual range is the median of earlier windows about as long, or without windows of all earlier decisions, plus and minus `FACTOR` spreads. A spread is the median
 absolute deviation, scaled to a standard deviation, and never less than a floor: figures that have not moved so far
 would else make an anomaly of the first that does. With fewer than `ENOUGH` earlier windows nothing is said. It finds
 what is broken, half the rows or a doubled score, not what drifts.
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from audit import record, task
 from audit.events.payloads import AnomalyFacts
 from audit.events.references import DatasetVersion, Window
-from audit.spec.model import Spec
+from audit.spec.model import Spec, TargetKind
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
@@ -42,6 +42,7 @@ FIGURES = {
     "positive_share": Floor(relative=0.2, absolute=0.03),  # the tail of the scores moves most with the seasons
     "seconds": Floor(relative=1.0, absolute=1.0),  # machines are shared
 }
+NUMBER = Floor(relative=0.1)  # of a mean score that is no probability: it may be of any size
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +81,28 @@ def usual(history: Sequence[float], floor: Floor) -> Usual | None:
 def figures(scored: Mapping[str, Any], seconds: float | None) -> dict[str, float]:
     """The figures of one predictions.scored payload, and how long its run took; what is not known is left out."""
     rows, failed = scored["rows"], scored["failed"]
-    positive = next((count["value"] for count in scored["decisions"] if count["name"] == "positive"), 0)
     found = {
         "rows": float(rows),
         "failed_share": failed / rows,
         "mean_score": scored.get("mean_score"),
-        "positive_share": positive / (rows - failed) if rows > failed else None,
+        "positive_share": _positive_share(scored),
         "seconds": seconds,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def floor_of(figure: str, kind: TargetKind) -> Floor:
+    """The least spread of a figure, for scores of a target of this kind."""
+    return NUMBER if (figure, kind) == ("mean_score", "regression") else FIGURES[figure]
 
 
 @task(task_run_name=frames.run_name("anomalies {spec.name} {window}"))
 def check_anomalies(decisions: DatasetVersion, spec: Spec, window: Window | None = None) -> AnomalyVerdict:
     """Which figures of the window's decisions are far from those of earlier windows."""
     history, now = _history(decisions, spec, window)
-    judged = {name: usual([e[name] for e in history if name in e], floor) for name, floor in FIGURES.items()}
+    judged = {
+        name: usual([e[name] for e in history if name in e], floor_of(name, spec.target.kind)) for name in FIGURES
+    }
     found = tuple(
         AnomalyFacts(
             spec=spec.name,
@@ -143,6 +150,14 @@ def shown(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def _positive_share(scored: Mapping[str, Any]) -> float | None:
+    """Of all decisions; None where nothing was decided true or false."""
+    decided = scored["rows"] - scored["failed"]
+    if scored.get("kind") == "multiclass" or not scored["decisions"] or not decided:
+        return None
+    return next(float(count["value"]) for count in scored["decisions"] if count["name"] == "positive") / decided
+
+
 def _history(
     decisions: DatasetVersion, spec: Spec, window: Window | None
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
@@ -154,7 +169,8 @@ def _history(
         if scored.payload["segment"]["address"] == decisions.address:
             now = scored
             break
-        if comparable(scored.payload.get("window"), window):
+        alike = scored.payload.get("kind", "binary") == spec.target.kind
+        if alike and comparable(scored.payload.get("window"), window):
             earlier[scored.payload.get("window") or scored.id] = scored
     runs = [scored.flow_run_id for scored in [*earlier.values(), now] if scored.flow_run_id]
     seconds = read.flow_run_seconds(open_store(), runs)

@@ -88,8 +88,8 @@ def for_people(facts: ApprovalFacts, evaluation: Evaluation) -> str:
     parts = (
         f"**{facts.spec} v{facts.version}** is to {replaces}: {facts.reason}. {_why(cause)}",
         frames.as_markdown(list(_figures(facts, evaluation))),
-        frames.as_markdown([{"gate": g.name, "wanted": g.limit, "found": _number(g.value)} for g in evaluation.gates]),
-        frames.as_markdown([{"slice": s.slice, "rows": s.rows, "AUC": f"{s.value:.3f}"} for s in evaluation.slices]),
+        frames.as_markdown([{"gate": g.name, "wanted": g.limit, "found": frames.found(g)} for g in evaluation.gates]),
+        frames.as_markdown(frames.by_slice(evaluation.slices)),
         _drift(cause),
         frames.links({"The evaluation": reports.link(evaluation.report)}),
         f"Decide by {(facts.answer_by or '')[:16].replace('T', ' ')} UTC; after that {after}.",
@@ -102,10 +102,13 @@ def _figures(facts: ApprovalFacts, evaluation: Evaluation) -> Iterator[dict[str,
     gains = {metric.name: metric for metric in evaluation.difference}
     for metric in evaluation.metrics:
         gain = gains.get(metric.name)
-        own = f"{metric.value:.3f}" if gain else _shown(metric)  # the form is narrow
-        row: dict[str, object] = {"metric": metric.name.replace("_", " "), f"v{facts.version}": own}
-        if gain:
-            row |= {f"v{facts.champion}": f"{metric.value - gain.value:.3f}", "difference": _shown(gain, signed=True)}
+        row: dict[str, object] = {"metric": metric.name.replace("_", " ")}
+        if gain:  # the form is narrow
+            champion = metric.model_copy(update={"value": metric.value - gain.value})
+            row |= {f"v{version}": _bare(of) for version, of in ((facts.version, metric), (facts.champion, champion))}
+            row |= {"difference": with_interval(gain, signed=True)}
+        else:
+            row |= {f"v{facts.version}": with_interval(metric)}
         yield row
 
 
@@ -132,11 +135,5 @@ def _drift(cause: read.Recorded | None) -> str:
     return "\n\n".join(part for part in (frames.as_markdown(rows[:TOP]), link) if part)
 
 
-def _shown(metric: Metric, *, signed: bool = False) -> str:
-    if metric.low is None:
-        return f"{metric.value:{'+' if signed else ''}.3f}"
-    return with_interval(metric, signed=signed)
-
-
-def _number(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:,.0f}" if value.is_integer() else f"{value:.4f}"
+def _bare(metric: Metric) -> str:
+    return with_interval(metric.model_copy(update={"low": None, "high": None}))

@@ -1,9 +1,15 @@
 """Compare current data with what the model was trained on: data, prediction and target drift, by Evidently.
 
-A fixed threshold finds drift in every month of data that has seasons. So the threshold of a column comes from the
-reference: `margin` times the largest distance that any of its months keeps from its other months, in the same measure
-on samples of the same size, never under `floor`. The drift rule fires when at least `share` of the compared columns
-reach theirs. It does not see columns that change only together, nor a share of missing values that grows.
+A fixed threshold finds drift in every month of data that has seasons, and in every small table, where distances are
+mostly chance. So the threshold of a column comes from the reference: `margin` times the largest distance that any part
+of it keeps from the rest, in the same measure on no more rows than the current data have, never under `floor`. The
+parts are its calendar months, else sixths in order of time. Rows without a time, and few rows, are drawn by chance as
+often as it takes to see how far that goes, the rows of one entity together as a split keeps them. Of the scores the
+rows that the model was tested on are a part as well, for a model is surer of what it has learnt from.
+
+The drift rule fires when at least `share` of the compared columns reach their threshold. It does not see columns that
+change only together, nor a share of missing values that grows. With fewer than MIN_ROWS rows on either side it says
+that it cannot tell, and does not fire: a shift by two standard deviations would stay unseen.
 """
 
 import statistics
@@ -18,13 +24,19 @@ from audit.artifacts import models, reports
 from audit.errors import BadData
 from audit.events.payloads import ColumnDrift, DriftFacts, Named, used
 from audit.events.references import DatasetVersion, ModelVersion, Report, Window
+from audit.privacy import redact
 from audit.spec.load import SCORE
 from audit.spec.model import Spec
 from tasks import _frames as frames
+from tasks import _pages as pages
+from tasks import _pictures as pictures
 from tasks import _workspace as workspace
 from tasks._frames import bar
+from tasks._pages import Markup
+from tasks._pictures import Bar, Distribution
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
     from evidently.core.report import Snapshot
     from sklearn.pipeline import Pipeline
@@ -32,11 +44,20 @@ if TYPE_CHECKING:
     from tasks._frames import Floats, Texts
 
     Output = Floats | Texts
+    Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
-MIN_ROWS = 100  # on either side, and of each part to calibrate on: below it distances are mostly chance
+MIN_ROWS = 30  # on either side, and of a part in time: with 20, one shift by two standard deviations in three is missed
+MIN_VALUES = 5  # of a column on either side
 MIN_MONTHS = 3  # of the reference; with fewer, it is cut into EQUAL_PARTS of as many rows, in order of time
 EQUAL_PARTS = 6
+DRAWS = 20
+SMALL = 2_000  # current rows; with fewer, chance alone exceeds the default floor, and few months do not show how far
 DIGITS = 6  # of scores and thresholds: what lies beyond hangs on the order in which categories are added up
+SHOWN = 8  # drifted columns whose distributions are shown, the farthest beyond their thresholds
+COLUMNS = 30  # bars of scores
+PARTS = 20  # bins of a number
+GROUPS, FEW = 10, 10  # categories that are named, each of so many rows at least
+BAR, SCORES, SPREAD = "half full at the threshold", "Scores and thresholds", "The columns that drifted"
 EMPTY = 1.0  # score of a column that has values on one side only
 
 Kind = Literal["data", "prediction", "target"]
@@ -52,14 +73,27 @@ class Threshold:
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What the reference is taken apart into, to see how far it is from itself."""
+
+    in_time: "pl.Series | None"  # each row's month, or sixth
+    draws: int
+    rows: int  # at most so many of a part
+    told: str  # for example `its 6 months`
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
-    """What was found between two datasets, with Evidently's own record of it."""
+    """What was found between two datasets, with Evidently's own record of it; without a column there is none."""
 
     columns: tuple[ColumnDrift, ...]
     left_out: tuple[Named, ...]
     reference_rows: int  # of the samples
     current_rows: int
-    snapshot: "Snapshot"
+    reference: "pl.DataFrame"  # the samples themselves
+    current: "pl.DataFrame"
+    rule: str  # the spec's rule in words, with what the thresholds are from
+    snapshot: "Snapshot | None"
 
     @property
     def drifted(self) -> tuple[str, ...]:
@@ -67,7 +101,7 @@ class Comparison:
 
     @property
     def share(self) -> float:
-        return len(self.drifted) / len(self.columns)
+        return len(self.drifted) / len(self.columns) if self.columns else 0.0
 
 
 class DriftVerdict(BaseModel):
@@ -80,22 +114,30 @@ class DriftVerdict(BaseModel):
     drifted: tuple[str, ...]
     columns: tuple[ColumnDrift, ...]  # the farthest beyond its threshold first
     left_out: tuple[Named, ...] = ()
-    report: Report
+    report: Report | None = None  # Evidently's, where anything could be compared
+    page: Report  # ours: the verdict, and the columns that drifted
 
 
-def thresholds(reference: "pl.DataFrame", spec: Spec, scores: "Output | None" = None) -> dict[str, Threshold]:
-    """Threshold of each watched column that `reference` has; `scores` are the model's, row by row.
+def thresholds(
+    reference: "pl.DataFrame",
+    spec: Spec,
+    scores: "Output | None" = None,
+    *,
+    rows: int | None = None,
+    tested: "Output | None" = None,
+) -> dict[str, Threshold]:
+    """Threshold of each watched column that `reference` has, for current data of `rows` rows, or more than the sample.
 
-    Same rows and spec: same thresholds. Nothing but the reference goes into them.
+    `scores` are the model's of the reference, row by row, `tested` those of the rows that it was tested on. Same rows
+    and spec: same thresholds. Of the current data nothing goes into them but how many they are.
     """
-    rows = watched(reference, spec, scores)
+    values = watched(reference, spec, scores)
     largest: dict[str, float] = {}
-    for part, others in _parts(reference, spec):
-        one, rest = _sample(rows.filter(part), spec), _sample(rows.filter(others), spec)
-        for name in rows.columns:
+    for one, rest in _apart(values, reference, parts_of(reference, spec, rows), spec, tested):
+        for name in one.columns:
             if not (_empty(one, name) or _empty(rest, name)):
                 largest[name] = max(largest.get(name, 0.0), _distance(rest, one, name, spec))
-    return {name: _threshold(rows, name, largest.get(name), spec) for name in rows.columns}
+    return {name: _threshold(values, name, largest.get(name), spec) for name in values.columns}
 
 
 def compare(
@@ -105,32 +147,37 @@ def compare(
     *,
     reference_scores: "Output | None" = None,
     current_scores: "Output | None" = None,
+    tested_scores: "Output | None" = None,
     model: ModelVersion | None = None,
     window: Window | None = None,
 ) -> Comparison:
     """Every watched column of `current` against `reference`, measured by one Evidently report.
 
-    `model` and `window` are what the report says it is about.
+    `model` and `window` are what the report says it is about. Where nothing can be compared there is none, and each
+    column is left out for its reason.
 
-    Raises BadData if either side has too few rows or a column cannot be compared by its type.
+    Raises BadData if a column is not there or cannot be compared by its type.
     """
-    _check_rows(reference, current, spec)
-    limits = thresholds(reference, spec, reference_scores)
     before = _sample(watched(reference, spec, reference_scores), spec)
     now = _sample(watched(current, spec, current_scores), spec)
     reasons = dict(_reasons_to_leave_out(before, now, spec))
-    one_sided = [n for n in limits if n not in reasons and _empty(before, n) != _empty(now, n)]
-    measured = {n: limits[n] for n in limits if n not in reasons and n not in one_sided}
-    if not measured:
-        raise BadData(f"{spec.name}: no watched column can be compared.", hint="Add columns to drift.watch.")
-    snapshot = _report(before, now, measured, spec, _about(spec, model, window))
-    scores = _scores_of(snapshot) | dict.fromkeys(one_sided, EMPTY)
-    found = [_verdict(name, scores[name], limits[name], spec, one_sided=name in one_sided) for name in scores]
+    compared = [name for name in spec.drift.watch if name not in reasons]
+    found, snapshot = [], None
+    if compared:
+        limits = thresholds(reference, spec, reference_scores, rows=current.height, tested=tested_scores)
+        one_sided = [name for name in compared if _empty(before, name) != _empty(now, name)]
+        measured = {name: limits[name] for name in compared if name not in one_sided}
+        snapshot = _report(before, now, measured, spec, _about(spec, model, window)) if measured else None
+        scores = (_scores_of(snapshot) if snapshot else {}) | dict.fromkeys(one_sided, EMPTY)
+        found = [_verdict(name, scores[name], limits[name], spec, one_sided=name in one_sided) for name in scores]
     return Comparison(
         columns=tuple(sorted(found, key=lambda c: c.score / c.threshold, reverse=True)),
         left_out=tuple(Named(name=name, value=reason) for name, reason in reasons.items()),
         reference_rows=before.height,
         current_rows=now.height,
+        reference=before,
+        current=now,
+        rule=rule(spec, reference, current.height, tested=tested_scores is not None),
         snapshot=snapshot,
     )
 
@@ -155,26 +202,49 @@ def watched(frame: "pl.DataFrame", spec: Spec, scores: "Output | None" = None) -
                 hint="Take it out of drift.watch, or make it a feature.",
             )
     rows = frame.select(name for name in spec.drift.watch if name in frame.columns)
+    if spec.target.column in rows.columns and spec.target.kind != "regression":  # classes, also where they are numbers
+        rows = rows.with_columns(pl.col(spec.target.column).cast(pl.String))
     for name, dtype in rows.schema.items():
         if not (dtype.is_numeric() or dtype in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Null)):
             raise BadData(
                 f"{spec.name}: watched column {name!r} is of dtype {dtype}, which has no distance.",
                 hint="Derive a number or a category from it and watch that.",
             )
-    return rows.with_columns(
-        pl.when(cs.float().is_finite()).then(cs.float()),
+    return _finite(rows).with_columns(
         (cs.boolean() | cs.categorical() | cs.enum()).cast(pl.String),
         cs.decimal().cast(pl.Float64),
     )
 
 
-def rule(spec: Spec) -> str:
-    """The spec's drift rule in words."""
+def _finite(rows: "pl.DataFrame") -> "pl.DataFrame":
+    import polars as pl
+    from polars import selectors as cs
+
+    return rows.with_columns(pl.when(cs.float().is_finite()).then(cs.float()))
+
+
+def rule(spec: Spec, reference: "pl.DataFrame", rows: int, *, tested: bool = False) -> str:
+    """The spec's drift rule in words, and that it does not apply where there are too few rows."""
     drift = spec.drift
+    if few := _too_few_rows(reference.height, rows):
+        return f"not applied, {few}; else at least {drift.share:.0%} of the compared columns reach their threshold"
+    scores = "; of the scores also the rows that the model was tested on" if tested and SCORE in drift.watch else ""
     return (
         f"at least {drift.share:.0%} of the compared columns reach their threshold: {drift.margin:g} times the largest "
-        f"distance of one month of the reference from its others, never under {drift.floor:g}"
+        f"distance of a part of the reference from its rest, never under {drift.floor:g}; parts are "
+        f"{parts_of(reference, spec, rows).told}, with no more rows than the current data{scores}"
     )
+
+
+def parts_of(reference: "pl.DataFrame", spec: Spec, rows: int | None = None) -> Parts:
+    """The parts for current data of `rows` rows, or more than the sample."""
+    sample = spec.drift.sample
+    size = min(sample if rows is None else rows, sample, reference.height // 2)
+    part, told = _in_time(reference, spec)
+    if part is not None and size >= SMALL:
+        return Parts(part, 0, size, told)
+    by_chance = f"{DRAWS} draws by chance"
+    return Parts(part, DRAWS, size, f"{told} and {by_chance}" if told else by_chance)
 
 
 def table(columns: tuple[ColumnDrift, ...]) -> list[dict[str, str]]:
@@ -185,7 +255,7 @@ def table(columns: tuple[ColumnDrift, ...]) -> list[dict[str, str]]:
             "score": f"{column.score:.3f}",
             "threshold": f"{column.threshold:.3f}",
             "verdict": "drifted" if column.drifted else "steady",
-            "half full at the threshold": bar(column.score / column.threshold),
+            BAR: bar(column.score / column.threshold),
         }
         for column in columns
     ]
@@ -198,31 +268,35 @@ def check_drift(
     spec: Spec,
     model: ModelVersion | None = None,
     window: Window | None = None,
+    tested: DatasetVersion | None = None,
 ) -> DriftVerdict:
-    """Whether `current` has drifted from `reference`, the rows that `model` was fitted on."""
+    """Whether `current` has drifted from `reference`, the rows that `model` was fitted on; `tested` are those that it
+    was tested on."""
     before, now = frames.read(reference), frames.read(current)
     pipeline = models.load(model) if model else None
     foretold = [_foretold(pipeline, rows, spec) for rows in (before, now)]
+    held_out = _foretold(pipeline, frames.read(tested), spec) if tested else None
     found = compare(
         before,
         now,
         spec,
         reference_scores=foretold[0],
         current_scores=foretold[1],
+        tested_scores=held_out,
         model=model,
         window=window,
     )
     name = f"{spec.name} drift {window or current.version}"
-    report = reports.put(found.snapshot.get_html_str(as_iframe=False).encode(), name)
-    snapshot = reports.put(found.snapshot.dumps().encode(), name, "application/json")
+    report, snapshot = _kept(found.snapshot, name) if found.snapshot else (None, None)
     facts = DriftFacts(
         spec=spec.name,
         window=str(window) if window else None,
         reference=used("reference", reference),
         current=used("current", current),
         model=used("model", model) if model else None,
-        report=used("report", report),
-        snapshot=used("snapshot", snapshot),
+        tested=used("tested", tested) if tested else None,
+        report=used("report", report) if report else None,
+        snapshot=used("snapshot", snapshot) if snapshot else None,
         sample_rows=spec.drift.sample,
         reference_rows=found.reference_rows,
         current_rows=found.current_rows,
@@ -232,14 +306,17 @@ def check_drift(
         watched=len(found.columns),
         drifted=len(found.drifted),
         share=round(found.share, DIGITS),
-        rule=rule(spec),
-        detected=found.share >= spec.drift.share,
+        rule=found.rule,
+        detected=bool(found.columns) and found.share >= spec.drift.share,
     )
-    workspace.add(found.snapshot, facts, spec)  # before anybody is told, for then people wait for a message
+    page = reports.put(whole_page(facts, found, spec).encode(), f"{name} in short")
+    facts = facts.model_copy(update={"page": used("page", page)})
+    if found.snapshot:
+        workspace.add(found.snapshot, facts, spec)  # before anybody is told, for then people wait for a message
     event = record("drift.checked", facts, subject=frames.subject(current))
     if facts.detected:
         event = record("drift.detected", facts, subject=frames.subject(current))
-    _leave_for_people(facts, report)
+    _leave_for_people(facts, report, page)
     return DriftVerdict(
         detected=facts.detected,
         event=event,
@@ -247,7 +324,14 @@ def check_drift(
         columns=found.columns,
         left_out=found.left_out,
         report=report,
+        page=page,
     )
+
+
+def _kept(snapshot: "Snapshot", name: str) -> tuple[Report, Report]:
+    """Evidently's page, and what it can be made from again."""
+    page = reports.put(snapshot.get_html_str(as_iframe=False).encode(), name)
+    return page, reports.put(snapshot.dumps().encode(), name, "application/json")
 
 
 def _foretold(model: "Pipeline | None", rows: "pl.DataFrame", spec: Spec) -> "Output | None":
@@ -259,49 +343,202 @@ def _foretold(model: "Pipeline | None", rows: "pl.DataFrame", spec: Spec) -> "Ou
 
 def in_a_line(facts: DriftFacts) -> str:
     """`Drift in 2013-07: 5 of 14 watched columns drifted`."""
-    verdict = "Drift" if facts.detected else "No drift"
     where = facts.window or facts.current.of
+    if not facts.watched:
+        return f"Drift in {where} cannot be told: {_why_not(facts)}"
+    verdict = "Drift" if facts.detected else "No drift"
     return f"{verdict} in {where}: {facts.drifted} of {facts.watched} watched columns drifted"
+
+
+def _why_not(facts: DriftFacts) -> str:
+    """The one reason for which nothing was compared, else that there are several."""
+    reasons = {str(column.value) for column in facts.left_out}
+    return reasons.pop() if len(reasons) == 1 else "no watched column can be compared"
 
 
 def page(facts: DriftFacts, links: str = "") -> str:
     """The verdict as a page of markdown."""
-    left_out = "".join(f"\n- {column.name} left out: {column.value}" for column in facts.left_out)
+    parts = (verdict(facts), frames.as_markdown(table(tuple(facts.columns))), f"The rule: {facts.rule}.")
+    return "\n\n".join(filter(None, (*parts, _left_out(facts), links))) + "\n"
+
+
+def verdict(facts: DriftFacts) -> str:
+    """`**Drift**: 5 of 14 watched columns, 2013-07 against flights/train version 1, by the model v1`."""
     by = f", by the model v{facts.model.version}" if facts.model else ""
+    if not facts.watched:
+        return f"**{in_a_line(facts)}**"
     return (
         f"**{'Drift' if facts.detected else 'No drift'}**: {facts.drifted} of {facts.watched} watched columns, "
-        f"{facts.window or facts.current.of} against {facts.reference.of} version {facts.reference.version}{by}\n\n"
-        f"{frames.as_markdown(table(tuple(facts.columns)))}\n\n"
-        f"The rule: {facts.rule}.\n{left_out}\n\n{links}\n"
+        f"{facts.window or facts.current.of} against {facts.reference.of} version {facts.reference.version}{by}"
     )
 
 
-def _leave_for_people(facts: DriftFacts, report: Report) -> None:
+def whole_page(facts: DriftFacts, found: Comparison, spec: Spec) -> str:
+    """The verdict as a page of its own, with the drifted columns' distributions."""
+    drifted = found.drifted[:SHOWN]
+    scored = [{name: told for name, told in row.items() if name != BAR} for row in table(found.columns)]
+    parts = (
+        f"{verdict(facts)}.",
+        f"The rule: {facts.rule}.",
+        f"## {SCORES}" if scored else "",
+        frames.as_markdown(scored),
+        _left_out(facts),
+        f"## {SPREAD}" if drifted else "",
+        "## What was compared",
+        frames.as_markdown(
+            [
+                {"rows": side, "dataset": rows.of, "version": rows.version, "all": f"{rows.rows:,}", "sample": f"{n:,}"}
+                for side, rows, n in (
+                    ("reference", facts.reference, found.reference_rows),
+                    ("current", facts.current, found.current_rows),
+                )
+            ]
+        ),
+    )
+    beneath = {SCORES: [_against_thresholds(found.columns)]} if scored else {}
+    if drifted:
+        spread = [distribution(name, found.reference, found.current, spec) for name in drifted]
+        beneath[SPREAD] = [pictures.distributions(spread)]
+    where = facts.window or facts.current.of
+    return pages.page(f"{redact.text(spec.title)}: drift in {where}", "\n\n".join(filter(None, parts)) + "\n", beneath)
+
+
+def distribution(name: str, reference: "pl.DataFrame", current: "pl.DataFrame", spec: Spec) -> Distribution:
+    """How both sides are spread over the same bins: no value but of groups of rows, and none of a hashed column."""
+    before, now = reference[name].drop_nulls(), current[name].drop_nulls()
+    if reference.schema[name].is_numeric():
+        return _over_bins(name, before, now)
+    return _over_groups(name, before, now, named=not _is_private(name, spec))
+
+
+def _over_bins(name: str, before: "pl.Series", now: "pl.Series") -> Distribution:
+    """Bins of equal width over the middle 98 % of all rows; what lies beyond is in the outermost ones."""
+    import numpy as np
+    import polars as pl
+
+    both = pl.concat([before.cast(pl.Float64), now.cast(pl.Float64)])
+    low, high = (float(both.quantile(at) or 0.0) for at in (0.01, 0.99))
+    whole = before.dtype.is_integer() and now.dtype.is_integer()
+    if (whole and high - low < PARTS) or low == high:
+        edges = np.arange(np.floor(low), np.floor(high) + 2) - 0.5
+    else:
+        edges = np.linspace(low, high, PARTS + 1)
+    counts = (np.histogram(np.clip(side.to_numpy(), edges[0], edges[-1]), edges)[0] for side in (before, now))
+    shares = [count / max(count.sum(), 1) for count in counts]
+    return Distribution(name, shares[0].tolist(), shares[1].tolist(), edges=edges.tolist())
+
+
+def _over_groups(name: str, before: "pl.Series", now: "pl.Series", *, named: bool) -> Distribution:
+    """The most frequent categories of at least FEW rows, and all others together."""
+    import polars as pl
+
+    counted = pl.concat([before.cast(pl.String), now.cast(pl.String)]).alias("value").value_counts(name="rows")
+    common = counted.filter(pl.col("rows") >= FEW).sort(["rows", "value"], descending=[True, False])["value"][:GROUPS]
+    sides = []
+    for side in (before.cast(pl.String), now.cast(pl.String)):
+        shares = [float((side == value).sum()) / max(len(side), 1) for value in common]
+        sides.append([*shares, max(0.0, 1 - sum(shares)) if len(side) else 0.0])
+    names = common.to_list() if named else [str(number) for number in range(1, len(common) + 1)]
+    return Distribution(name, sides[0], sides[1], groups=(*names, "others"))
+
+
+def _is_private(name: str, spec: Spec) -> bool:
+    """Whether not even a group's value may be shown: a keyed hash, or what points to a person."""
+    return any(
+        column.name == name and (spec.handling(column) == "hash" or column.pii in ("direct", "secret"))
+        for column in spec.columns
+    )
+
+
+def _against_thresholds(columns: tuple[ColumnDrift, ...]) -> Markup:
+    shown = [Bar(column.name, column.score, column.threshold, column.drifted) for column in columns[:COLUMNS]]
+    more = f", of {len(columns)} the {COLUMNS} farthest beyond it" if len(columns) > COLUMNS else ""
+    told = f"Each column's distance between reference and current data; a stroke stands at its threshold{more}."
+    return pictures.bars(shown, SCORES, "distance", told)
+
+
+def _left_out(facts: DriftFacts) -> str:
+    left_out = ((pages.plain(column.name), pages.plain(str(column.value))) for column in facts.left_out)
+    return "\n".join(f"- {name} left out: {why}" for name, why in left_out)
+
+
+def _leave_for_people(facts: DriftFacts, report: Report | None, page_of_ours: Report) -> None:
     key = f"{facts.spec}-drift"
-    links = frames.links({"Evidently's report": reports.link(report), "month by month": workspace.link(facts)})
+    links = frames.links(
+        {
+            "with pictures": reports.link(page_of_ours),
+            "Evidently's report": reports.link(report) if report else None,
+            "month by month": workspace.link(facts),
+        }
+    )
     frames.leave_table(key, table(tuple(facts.columns)), f"{in_a_line(facts)}. The rule: {facts.rule}. {links}")
     frames.leave_markdown(f"{key}-summary", page(facts, links), in_a_line(facts))
 
 
-def _check_rows(reference: "pl.DataFrame", current: "pl.DataFrame", spec: Spec) -> None:
-    for side, rows in (("reference", reference.height), ("current", current.height)):
+def _too_few_rows(reference: int, current: int) -> str | None:
+    """`too few rows to tell: 5 current ones, and drift needs 30`; None where there are enough."""
+    for side, rows in (("current", current), ("reference", reference)):
         if rows < MIN_ROWS:
-            raise BadData(
-                f"{spec.name}: the {side} data have {rows:,} rows, and drift needs {MIN_ROWS:,}.",
-                hint="Choose a longer window.",
-            )
+            return f"too few rows to tell: {rows} {side} ones, and drift needs {MIN_ROWS}"
+    return None
 
 
-def _parts(reference: "pl.DataFrame", spec: Spec) -> "Iterator[tuple[pl.Series, pl.Series]]":
-    """Row masks of each part of the reference and of the rest: its calendar months, else equal parts.
+def _apart(
+    values: "pl.DataFrame", reference: "pl.DataFrame", parts: Parts, spec: Spec, tested: "Output | None"
+) -> "Iterator[tuple[pl.DataFrame, pl.DataFrame]]":
+    """Each part of the reference and its rest, as samples; the scores of rows that the model was tested on likewise."""
+    import polars as pl
+
+    for part in _masks(reference, parts, spec):
+        yield _sample(values.filter(part), spec, parts.rows), _sample(values.filter(~part), spec)
+    if tested is not None and SCORE in values.columns:
+        held_out = _finite(pl.DataFrame({SCORE: tested}))
+        yield _sample(held_out, spec, parts.rows), _sample(values.select(SCORE), spec)
+
+
+def _masks(reference: "pl.DataFrame", parts: Parts, spec: Spec) -> "Iterator[pl.Series]":
+    if parts.in_time is not None:
+        for label in _whole(parts.in_time):
+            yield parts.in_time == label
+    if parts.draws:
+        yield from _draws(reference, parts, spec)
+
+
+def _draws(reference: "pl.DataFrame", parts: Parts, spec: Spec) -> "Iterator[pl.Series]":
+    """So many draws of so many rows; where the entity key repeats, of whole entities with about as many."""
+    import numpy as np
+    import polars as pl
+
+    drawn = np.random.default_rng(spec.drift.seed)
+    owner = _owners(reference, spec)
+    for _ in range(parts.draws):
+        place = drawn.permutation(owner.max() + 1)[owner]
+        last = np.partition(place, parts.rows - 1)[parts.rows - 1]
+        yield pl.Series(place <= last)
+
+
+def _owners(reference: "pl.DataFrame", spec: Spec) -> "Rows":
+    """Each row's entity as a number; a row is its own where no key tells of more, or one entity has all."""
+    import numpy as np
+
+    key = spec.entity_key
+    if key and key in reference.columns and reference[key].n_unique() > 1:
+        return reference[key].fill_null("").rank("dense").to_numpy().astype(np.int64) - 1
+    return np.arange(reference.height)
+
+
+def _in_time(reference: "pl.DataFrame", spec: Spec) -> "tuple[pl.Series | None, str]":
+    """Each row's part in time, and what parts those are; None where there is no time, or parts would be too small.
 
     A month of which less than half is there is no part: four days differ from the rest more than any month does.
     """
+    if spec.event_time not in reference.columns:
+        return None, ""
     part = _months(reference, spec)
-    if len(_whole(part)) < MIN_MONTHS:
-        part = _equal_parts(reference, spec)
-    for label in _whole(part):
-        yield part == label, part != label
+    if (months := len(_whole(part))) >= MIN_MONTHS:
+        return part, f"its {months} months"
+    part = _equal_parts(reference, spec)
+    return (part, f"{EQUAL_PARTS} parts in order of time") if len(_whole(part)) == EQUAL_PARTS else (None, "")
 
 
 def _months(reference: "pl.DataFrame", spec: Spec) -> "pl.Series":
@@ -316,13 +553,9 @@ def _months(reference: "pl.DataFrame", spec: Spec) -> "pl.Series":
 
 
 def _equal_parts(reference: "pl.DataFrame", spec: Spec) -> "pl.Series":
-    """EQUAL_PARTS labels in order of time, drawn with the spec's seed where there is no time."""
-    import polars as pl
-
-    if spec.event_time in reference.columns:
-        place = reference[spec.event_time].rank("ordinal").fill_null(1) - 1
-    else:  # rows without a time stand in an order of their own: by chance, or parts would differ as that does
-        place = pl.int_range(reference.height, eager=True).shuffle(seed=spec.drift.seed)
+    """EQUAL_PARTS labels in order of time."""
+    assert spec.event_time, "only in time there is an order"
+    place = reference[spec.event_time].rank("ordinal").fill_null(1) - 1
     return place * EQUAL_PARTS // reference.height
 
 
@@ -333,13 +566,14 @@ def _whole(part: "pl.Series") -> list[int]:
     return sorted(label for label, count in rows.items() if count >= enough)
 
 
-def _sample(rows: "pl.DataFrame", spec: Spec) -> "pl.DataFrame":
-    """At most the spec's sample of rows, in their order."""
+def _sample(rows: "pl.DataFrame", spec: Spec, size: int | None = None) -> "pl.DataFrame":
+    """At most `size` rows in their order, by default the spec's sample."""
     import numpy as np
 
-    if rows.height <= spec.drift.sample:
+    size = spec.drift.sample if size is None else size
+    if rows.height <= size:
         return rows
-    chosen = np.random.default_rng(spec.drift.seed).choice(rows.height, spec.drift.sample, replace=False)
+    chosen = np.random.default_rng(spec.drift.seed).choice(rows.height, size, replace=False)
     return rows[np.sort(chosen)]
 
 
@@ -370,13 +604,25 @@ def _method(rows: "pl.DataFrame", name: str, spec: Spec) -> str:
 
 
 def _reasons_to_leave_out(reference: "pl.DataFrame", current: "pl.DataFrame", spec: Spec) -> Iterator[tuple[str, str]]:
+    few = _too_few_rows(reference.height, current.height)
     for name in spec.drift.watch:
-        if name not in reference.columns or name not in current.columns:
+        if few:
+            yield name, few
+        elif name not in reference.columns or name not in current.columns:
             yield name, "no model was given" if name == SCORE else "not known on both sides"
         elif name == spec.target.column and _empty(current, name):
             yield name, "not known yet"
         elif _empty(reference, name) and _empty(current, name):
             yield name, "no values on either side"
+        elif _fewest_values(reference, current, name) < MIN_VALUES:
+            yield name, "too few values to tell"
+
+
+def _fewest_values(reference: "pl.DataFrame", current: "pl.DataFrame", name: str) -> float:
+    """Values on the side with fewer of them; where it has none, as many as it would have if it were like the other."""
+    had, has = (1 - rows[name].null_count() / rows.height for rows in (reference, current))
+    least = min(had * reference.height, has * current.height)
+    return least or max(had * current.height, has * reference.height)
 
 
 def _empty(rows: "pl.DataFrame", name: str) -> bool:

@@ -1,12 +1,13 @@
 """Read a spec's sources for a window, handle personal columns, store the result: the first artifact there is.
 
-Polars reads lazily, so the window and the columns go down to the files. No message holds a value of the data.
+Polars reads files lazily and in a streaming way: of a file larger than memory only the window's declared columns
+come into it. A database is asked for no more than them either. No message holds a value of the data.
 """
 
 import calendar
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING
@@ -17,12 +18,14 @@ from audit.errors import BadData, KeyUnavailable, SpecError, StoreUnavailable
 from audit.events.payloads import Masking, Named, Source
 from audit.events.references import DatasetVersion, Window
 from audit.privacy import redact
-from audit.privacy.handling import Plan, handle, plan_of
+from audit.privacy.handling import Coarser, Plan, handle, plan_of
 from audit.privacy.mask_key import fingerprint, read_mask_key
+from audit.recording.changes import last_change, note_change
 from audit.settings import settings
-from audit.spec.load import did_you_mean, refuse_files, where
-from audit.spec.model import Spec
-from audit.spec.sources import OpenTable, converted, open_table, polars_type, scan
+from audit.spec import databases
+from audit.spec.load import did_you_mean, folder_of, refuse_files, where
+from audit.spec.model import Column, Spec
+from audit.spec.sources import SAMPLE_ROWS, OpenTable, converted, open_table, polars_type, scan
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
@@ -30,12 +33,10 @@ from tasks import _frames as frames
 if TYPE_CHECKING:
     import polars as pl
 
-SAMPLE_ROWS = 10_000  # from which types are guessed at first; where a later row differs, all rows are looked at
-DATETIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
-MAX_EXACT = 2**53  # from here on a float is no longer one integer
 MORE_KEYS = 4  # columns beside the event time by which rows are ordered at first
 _NO_COLUMN = re.compile(r"""(?:unable to find column|no column named) ["'](.*?)["']""")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ .-]{0,40}")  # a header cell that may be shown
+_QUOTES = re.compile(r'["`]')
 _BAD = "\x00bad "  # prefix of the columns that mark values of another type
 
 log = logging.getLogger("audit")
@@ -49,6 +50,25 @@ class Ingested:
     sources: list[Source]
     plan: Plan
     transformations: list[str]
+    details: dict[str, dict[str, object]]  # of each source: what its digest is of
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A source, and the rows that its database gave; those of a file are still there."""
+
+    opened: OpenTable
+    rows: "pl.DataFrame | None" = None
+
+    def scan(self, spec: Spec, sample: int | None) -> "pl.LazyFrame":
+        if self.rows is not None:
+            return self.rows.lazy()
+        return scan(self.opened, {c.name for c in spec.columns if c.dtype == "string" or c.date_format}, sample)
+
+    def details(self) -> dict[str, object]:
+        if self.rows is None:
+            return {"address": self.opened.address, "bytes": self.opened.size}
+        return {"address": self.opened.address, "rows": self.rows.height, "columns": ", ".join(self.rows.columns)}
 
 
 def read_sources(spec: Spec, window: Window | None, key: bytes) -> Ingested:
@@ -56,21 +76,23 @@ def read_sources(spec: Spec, window: Window | None, key: bytes) -> Ingested:
 
     Raises SpecError for a column that is not there, BadData for what cannot be read.
     """
-    opened = [open_table(name, table, spec) for name, table in spec.sources.items()]
+    tables = [_table(name, spec, window) for name in spec.sources]
     sample: int | None = SAMPLE_ROWS
     try:
-        joined, sources, raw = _collected(opened, spec, window, sample)
+        joined, sources, raw = _collected(tables, spec, window, sample)
     except _Guessed:
-        joined, sources, raw = _collected(opened, spec, window, sample := None)
+        joined, sources, raw = _collected(tables, spec, window, sample := None)
     _refuse_bad_values(joined, spec)
     timeless = joined[spec.event_time].null_count() if spec.event_time else 0
     rows = joined.drop_nulls(spec.event_time) if spec.event_time else joined
     if rows.is_empty():
-        raise _no_rows(opened, spec, window, sample)
-    plan = plan_of(raw, {column.name: spec.handling(column) for column in spec.columns})
+        raise _no_rows(tables, spec, window, sample)
+    coarser = {column.name: _coarser(column) for column in spec.columns if column.generalise}
+    plan = plan_of(raw, {column.name: spec.handling(column) for column in spec.columns}, coarser)
     frame = in_order(handle(rows, plan, key), spec)
     plan = replace(plan, undeclared=_shown(plan.undeclared, list(raw)))
-    return Ingested(frame, sources, plan, list(_transformations(spec, window, plan, raw, timeless)))
+    details = {table.opened.name: table.details() for table in tables}
+    return Ingested(frame, sources, plan, list(_transformations(spec, window, plan, raw, timeless)), details)
 
 
 def mask_key() -> bytes:
@@ -101,27 +123,76 @@ class _Guessed(Exception):
     """Types were guessed from the first rows and did not fit later ones."""
 
 
+def _table(name: str, spec: Spec, window: Window | None) -> _Table:
+    opened = open_table(name, spec.sources[name], folder_of(spec), said=where(spec, "sources", name))
+    if opened.database is None:
+        return _Table(opened)
+    wanted = _wanted(opened.database.columns, spec)
+    return _Table(opened, databases.rows_of(opened.database, wanted, _between(spec, window)))
+
+
+def _wanted(present: Sequence[str], spec: Spec) -> set[str]:
+    """The columns of a database's table that are read: the declared ones, or those that the spec's query mentions."""
+    if spec.query is None:
+        return {column.name for column in spec.columns}
+    said = _QUOTES.sub("", spec.query).casefold()
+    if "*" in said or "natural" in said:
+        return set(present)
+    return {name for name in present if _QUOTES.sub("", name).casefold() in said}
+
+
+def _between(spec: Spec, window: Window | None) -> databases.Between | None:
+    """The window as a database is asked for it; where tables are joined, the join needs all rows."""
+    if window is None or spec.event_time is None or spec.query is not None:
+        return None
+    return databases.Between(spec.event_time, window.start, window.end)
+
+
 def _collected(
-    opened: Sequence[OpenTable], spec: Spec, window: Window | None, sample: int | None
+    tables: Sequence[_Table], spec: Spec, window: Window | None, sample: int | None
 ) -> tuple["pl.DataFrame", list[Source], dict[str, "pl.DataType"]]:
     """The declared columns in their declared types with marks for bad values, the sources, and the raw schema."""
     import polars as pl
 
-    tables = {table.name: scan(table, spec, sample) for table in opened}
+    frames_of = {table.opened.name: table.scan(spec, sample) for table in tables}
     try:
-        refuse_files(spec, {name: table.collect_schema() for name, table in tables.items()})
-        raw = _joined(tables, spec)
+        refuse_files(spec, {name: frame.collect_schema() for name, frame in frames_of.items()})
+        raw = _joined(frames_of, spec)
         schema = dict(raw.collect_schema())
-        _refuse_missing_columns(spec, list(schema))
-        counts = [frame.select(pl.len()) for frame in tables.values()]
-        rows, *lengths = pl.collect_all([_in_window(_cast(raw, spec, schema), spec, window), *counts])
+        present = _present(schema, tables, spec)
+        _refuse_missing_columns(spec, list(present))
+        counts = [_counted(table.opened, frames_of[table.opened.name]) for table in tables]
+        wanted = _in_window(_cast(raw, spec, schema), spec, window)
+        rows, *lengths = pl.collect_all([wanted, *counts], engine="streaming")
     except pl.exceptions.PolarsError as error:
-        raise _unreadable(error, spec, list(tables.values()), sample) from None
-    sources = [
-        Source(name=table.name, address=redact.text(table.address), rows=length.item(), digest=table.digest)
-        for table, length in zip(opened, lengths, strict=True)
-    ]
-    return rows, sources, schema
+        raise _unreadable(error, spec, list(frames_of.values()), sample) from None
+    sources = [_source(table, length.item()) for table, length in zip(tables, lengths, strict=True)]
+    return rows, sources, present
+
+
+def _counted(table: OpenTable, frame: "pl.LazyFrame") -> "pl.LazyFrame":
+    """How many rows there are; those of a CSV file are counted already, and Polars would map the whole file for it."""
+    import polars as pl
+
+    return frame.select(pl.len()) if table.rows is None else pl.LazyFrame({"len": [table.rows]})
+
+
+def _present(schema: "dict[str, pl.DataType]", tables: Sequence[_Table], spec: Spec) -> "dict[str, pl.DataType]":
+    """The columns that there are, with those of a database's table that were not read."""
+    import polars as pl
+
+    if spec.query is not None or not tables[0].opened.database:
+        return schema
+    return dict.fromkeys(tables[0].opened.database.columns, pl.Null()) | schema
+
+
+def _source(table: _Table, rows: int) -> Source:
+    """A source as it goes on record. What a database gave is hashed row by row in an order of its own: without ORDER BY
+    it gives the same rows in another one."""
+    digest = table.opened.digest
+    if table.rows is not None:
+        digest = datasets.digest(table.rows.sort(table.rows.columns, nulls_last=True))
+    return Source(name=table.opened.name, address=redact.text(table.opened.address), rows=rows, digest=digest)
 
 
 def _shown(names: Sequence[str], present: list[str]) -> tuple[str, ...]:
@@ -156,13 +227,21 @@ def _cast(raw: "pl.LazyFrame", spec: Spec, schema: dict[str, "pl.DataType"]) -> 
 
     wanted: list[pl.Expr] = []
     for column in spec.columns:
-        found, given, needed = pl.col(column.name), schema[column.name], polars_type(column.dtype)
-        if given == needed:
-            wanted.append(found.fill_nan(None) if column.dtype == "float" else found)  # one way to be missing
-            continue
-        cast = converted(found, given, column.dtype).cast(needed)
-        wanted += [cast.alias(column.name), (found.is_not_null() & cast.is_null()).alias(_BAD + column.name)]
+        found, given = pl.col(column.name), schema[column.name]
+        cast = _in_type(column, given)
+        wanted.append(cast.alias(column.name))
+        if given != polars_type(column.dtype):
+            wanted.append((found.is_not_null() & cast.is_null()).alias(_BAD + column.name))
     return raw.select(wanted)
+
+
+def _in_type(column: Column, given: "pl.DataType") -> "pl.Expr":
+    import polars as pl
+
+    found, needed = pl.col(column.name), polars_type(column.dtype)
+    if given == needed:
+        return found.fill_nan(None) if column.dtype == "float" else found  # one way to be missing
+    return converted(found, given, column.dtype, column.date_format).cast(needed)
 
 
 def _in_window(rows: "pl.LazyFrame", spec: Spec, window: Window | None) -> "pl.LazyFrame":
@@ -187,15 +266,10 @@ def _refuse_bad_values(rows: "pl.DataFrame", spec: Spec) -> None:
             )
 
 
-def _no_rows(opened: Sequence[OpenTable], spec: Spec, window: Window | None, sample: int | None) -> BadData:
-    import polars as pl
-
+def _no_rows(tables: Sequence[_Table], spec: Spec, window: Window | None, sample: int | None) -> BadData:
     if window is None or spec.event_time is None:
         return BadData(f"{spec.name} has no rows at all.", hint="Look at its sources and its query.")
-    tables = {table.name: scan(table, spec, sample) for table in opened}
-    raw = _joined(tables, spec)
-    declared = _cast(raw, spec, dict(raw.collect_schema()))
-    times = declared.select(pl.col(spec.event_time)).collect().to_series().drop_nulls()
+    times = _times(tables, spec, sample)
     if times.is_empty():
         return BadData(f"{spec.name} has no rows at all.", hint="Look at its sources and its query.")
     first, last = _day(times.min()), _day(times.max())
@@ -205,6 +279,17 @@ def _no_rows(opened: Sequence[OpenTable], spec: Spec, window: Window | None, sam
     return BadData(
         f"{in_words(window)} has no rows in {spec.name} ({side}).", hint=f"Choose a window inside {first} … {last}."
     )
+
+
+def _times(tables: Sequence[_Table], spec: Spec, sample: int | None) -> "pl.Series":
+    """Every event time there is, whatever the window; a database is asked anew, for it gave the window alone."""
+    column = next(column for column in spec.columns if column.name == spec.event_time)
+    table, *others = tables
+    if table.opened.database and not others and spec.query is None:
+        table = _Table(table.opened, databases.rows_of(table.opened.database, {column.name}))
+    raw = _joined({each.opened.name: each.scan(spec, sample) for each in (table, *others)}, spec)
+    times = raw.select(_in_type(column, raw.collect_schema()[column.name]))
+    return times.collect(engine="streaming").to_series().drop_nulls()
 
 
 def _day(moment: object) -> date:
@@ -254,6 +339,7 @@ def _transformations(
     for column in spec.columns:
         if raw[column.name] != polars_type(column.dtype):
             yield f"{column.name} cast from {raw[column.name]} to {column.dtype}"
+    yield from (f"{name} generalised, {way}" for name, way in plan.generalised)
     yield from (f"{name} replaced by its keyed hash" for name in plan.hashed)
     yield from (f"{name} dropped" for name in plan.dropped)
     yield from (f"{name} dropped, for it is not declared" for name in plan.undeclared)
@@ -264,6 +350,8 @@ def _transformations(
 def ingest(spec: Spec, window: Window | None = None) -> DatasetVersion:
     """Raw sources to one stored, handled dataset version."""
     found = read_sources(spec, window, mask_key())
+    sources = [_compared(source, found.details[source.name], spec, window) for source in found.sources]
+    found = replace(found, sources=sources)
     rows = datasets.put(found.frame, f"{spec.name}/ingested")
     assumptions = tuple(Named(name=c.name, value=redact.text(c.assumption)) for c in spec.columns if c.assumption)
     facts = frames.facts(
@@ -281,9 +369,39 @@ def ingest(spec: Spec, window: Window | None = None) -> DatasetVersion:
     return rows
 
 
+def _compared(source: Source, details: Mapping[str, object], spec: Spec, window: Window | None) -> Source:
+    """The source, and since when it is another than the record says, which is put on record too."""
+    asked = f" {window}" if spec.sources[source.name].table and _between(spec, window) else ""
+    what = f"source {source.name}{asked}"  # of a table each window is noted by itself
+    try:
+        last = last_change(spec.name, what)
+        changed = note_change(spec.name, what, source.digest or "", details)
+    except StoreUnavailable as error:
+        log.warning("Whether source %s is as it was cannot be told: %s", source.name, error)
+        return source
+    if not (changed and last) or _columns_in(last.payload["details"]) != details.get("columns"):
+        return source  # known for the first time, or of a database other columns were asked for
+    return source.model_copy(update={"changed_since": last.time[:10]})
+
+
+def _columns_in(details: list[dict[str, object]]) -> object:
+    return next((named["value"] for named in details if named["name"] == "columns"), None)
+
+
+def _coarser(column: Column) -> Coarser:
+    """How the column is generalised; its limits are held on what comes of it."""
+    assert column.generalise
+    way = column.generalise
+    return Coarser(way.width, way.edges, way.prefix, way.to, low=column.min, high=column.max)
+
+
 def _masking(spec: Spec, plan: Plan) -> Masking:
     return Masking(
-        spec=spec.name, dropped=list(plan.dropped), hashed=list(plan.hashed), undeclared=list(plan.undeclared)
+        spec=spec.name,
+        dropped=list(plan.dropped),
+        hashed=list(plan.hashed),
+        generalised=[f"{name}: {way}" for name, way in plan.generalised],
+        undeclared=list(plan.undeclared),
     )
 
 
@@ -298,11 +416,17 @@ def _page_key(spec: Spec) -> str:
 
 def _in_a_line(window: Window | None, rows: DatasetVersion, found: Ingested) -> str:
     sources = "1 source" if len(found.sources) == 1 else f"{len(found.sources)} sources"
-    return f"{rows.rows:,} rows{f' of {window}' if window else ''} from {sources}"
+    changed = "".join(f" · source {told}" for told in _changed(found))
+    return f"{rows.rows:,} rows{f' of {window}' if window else ''} from {sources}{changed}"
+
+
+def _changed(found: Ingested) -> list[str]:
+    return [f"{s.name} changed since {s.changed_since}" for s in found.sources if s.changed_since]
 
 
 def _page(window: Window | None, rows: DatasetVersion, found: Ingested) -> str:
     lines = [f"**{rows.rows:,} rows**{f' of {window}' if window else ''}, `{rows.digest}`", ""]
-    lines += ["| source | address | rows | digest |", "| --- | --- | ---: | --- |"]
-    lines += [f"| {s.name} | {s.address} | {s.rows:,} | `{frames.short(s.digest)}` |" for s in found.sources]
+    lines += [f"Source {told}." for told in _changed(found)]
+    sources = [[s.name, s.address, f"{s.rows:,}", frames.short(s.digest)] for s in found.sources]
+    lines += ["", frames.markdown_table(["source", "address", "rows", "digest"], sources)]
     return "\n".join([*lines, "", *(f"- {step}" for step in found.transformations)])

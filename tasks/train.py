@@ -1,12 +1,17 @@
 """Train the spec's estimator on one dataset version.
 
-The model is one scikit-learn pipeline, encoding included. Gradient boosting sees ordinal codes and not native
-categoricals, on which shap's reasons are silently wrong; on codes they are exact.
+The model is one scikit-learn pipeline, encoding included; tasks._estimators says which estimators there are.
 """
 
-import math
+import hashlib
+import sys
 import time
+import warnings
+from collections import Counter
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from platform import python_version
 from typing import TYPE_CHECKING
 
 from audit import record, task
@@ -15,76 +20,79 @@ from audit.errors import BadData, SpecError, StoreUnavailable
 from audit.events.canonical import Json, clean
 from audit.events.payloads import Named, TrainingFacts, used
 from audit.events.references import DatasetVersion, ModelVersion
-from audit.spec.load import did_you_mean, where
-from audit.spec.model import Spec
+from audit.spec.load import where
+from audit.spec.model import ESTIMATORS, Spec
 from tasks import _frames as frames
+from tasks._estimators import DEFAULTS, encoder, estimator, feature_types
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
     import polars as pl
-    from sklearn.base import ClassifierMixin, TransformerMixin
-    from sklearn.compose import ColumnTransformer
+    from sklearn.base import BaseEstimator
     from sklearn.pipeline import Pipeline
+
+    from tasks._frames import Outcomes
 
 
 # Whose versions can change what a fit comes to.
 LIBRARIES = ("scikit-learn", "numpy", "scipy", "polars", "pandas", "skops")
-# Where we depart from scikit-learn's own defaults: 100 steps are too few for one-hot columns.
-DEFAULTS: dict[str, dict[str, int]] = {"hist_gradient_boosting": {}, "logistic_regression": {"max_iter": 1_000}}
+LIBRARIES_OF = {"explainable_boosting": ("interpret-core",)}
 ABSENT = "not set"
 
 
 def fit(frame: "pl.DataFrame", spec: Spec) -> "Pipeline":
-    """Fitted pipeline. Same rows, spec and library versions: same model, whatever the number of threads.
+    """Fitted pipeline. Same rows, spec and library versions: same model, whatever the number of threads. (An estimator
+    of the user's own is as repeatable as its author made it.)
 
     Raises SpecError for a hyperparameter that the estimator refuses, BadData for rows that nothing can be learnt from.
     """
     from sklearn.pipeline import Pipeline
+    from threadpoolctl import threadpool_limits
 
     seen, target = frames.features(frame, spec), frames.target(frame, spec)
     _check_rows(seen, target, spec)
     pipeline = Pipeline([("encode", encoder(seen, spec)), ("estimate", estimator(spec))])
+    if spec.estimator.kind == "explainable_boosting":
+        pipeline["estimate"].set_params(feature_types=feature_types(seen))
+    # BLAS adds up in another order on two threads than on one: the last bits of a line would differ.
+    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", "Missing values detected", module="interpret"
+        )  # its pictures do not show them
+        _fit(pipeline, seen, target, spec)
+    return _without_threads(pipeline, spec)
+
+
+def _fit(pipeline: "Pipeline", seen: "pd.DataFrame", target: "Outcomes", spec: Spec) -> None:
+    kind = spec.estimator.kind
     try:
         pipeline.fit(seen, target)
-    except ValueError as refused:  # rows were checked before, so what is left to refuse is a parameter
+    except Exception as refused:
+        # Rows were checked before, so what is left to refuse is a parameter; interpret says so by a bare Exception
+        # too. What a class of the user's raises is for its author, traceback and all.
+        if kind not in ESTIMATORS or not (isinstance(refused, ValueError | TypeError) or type(refused) is Exception):
+            raise
+        if spec.target.kind == "multiclass" and (alone := _alone(target)):
+            raise BadData(
+                f"{spec.name}: {kind} cannot learn from these {len(target):,} training rows, where {_in_words(alone)}.",
+                hint="Derive a target that puts rare classes together, or leave their rows out.",
+            ) from refused
         raise SpecError(
-            f"{where(spec, 'estimator')}: {spec.estimator.kind} cannot be fitted. {' '.join(str(refused).split())}",
+            f"{where(spec, 'estimator')}: {kind} cannot be fitted. {' '.join(str(refused).split())}",
             hint="Mend its parameters.",
         ) from refused
-    if spec.estimator.kind == "hist_gradient_boosting":
-        # scikit-learn keeps in the model how many threads it had here: no part of what was learnt, yet another
-        # digest on another machine. Predicting counts its threads anew.
-        pipeline["estimate"]._bin_mapper.n_threads = 1
+
+
+def _without_threads(pipeline: "Pipeline", spec: Spec) -> "Pipeline":
+    """How many threads it had here is no part of what was learnt, yet would be another digest on another machine; and
+    a forest on several adds up its trees in the order in which they end.
+    """
+    kind, fitted = spec.estimator.kind, pipeline["estimate"]
+    if kind == "hist_gradient_boosting":
+        fitted._bin_mapper.n_threads = 1  # predicting counts its threads anew
+    elif kind in ESTIMATORS and "n_jobs" in fitted.get_params():
+        fitted.set_params(n_jobs=DEFAULTS.get(kind, {}).get("n_jobs"))
     return pipeline
-
-
-def estimator(spec: Spec) -> "ClassifierMixin":
-    """The unfitted estimator with the spec's hyperparameters and seed. Raises SpecError for an unknown one."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
-    from sklearn.linear_model import LogisticRegression
-
-    trees = spec.estimator.kind == "hist_gradient_boosting"
-    made = HistGradientBoostingClassifier() if trees else LogisticRegression()
-    _check_names(spec, sorted(made.get_params()))
-    made.set_params(**(DEFAULTS[spec.estimator.kind] | spec.estimator.parameters), random_state=spec.estimator.seed)
-    return made
-
-
-def encoder(seen: "pd.DataFrame", spec: Spec) -> "ColumnTransformer":
-    """What turns feature columns into numbers: each text one code for trees, one column a value for a line."""
-    from sklearn.compose import ColumnTransformer
-
-    text = list(seen.select_dtypes("object").columns)
-    categories = [sorted(seen[name].dropna().unique()) for name in text]
-    trees = spec.estimator.kind == "hist_gradient_boosting"
-    return ColumnTransformer(
-        [
-            ("text", _codes(categories) if trees else _indicators(categories), text),
-            ("numbers", "passthrough" if trees else _scaled(), [name for name in seen.columns if name not in text]),
-        ],
-        verbose_feature_names_out=False,
-    )
 
 
 @task(task_run_name="train {spec.name} on {rows.name} {rows.version}")
@@ -95,6 +103,7 @@ def train_model(rows: DatasetVersion, spec: Spec, cause: str | None = None) -> M
     pipeline = fit(frame, spec)
     seconds = time.perf_counter() - began
     model = models.put(pipeline, spec.name)
+    fitted, several = pipeline["estimate"], spec.target.kind == "multiclass"
     facts = TrainingFacts(
         spec=spec.name,
         model=used("model", model),
@@ -103,8 +112,11 @@ def train_model(rows: DatasetVersion, spec: Spec, cause: str | None = None) -> M
         hyperparameters=hyperparameters(pipeline),
         features=spec.features(),
         target=spec.target.column,
-        seeds=[Named(name="estimator.random_state", value=spec.estimator.seed)],
-        libraries=libraries(),
+        kind=spec.target.kind,
+        classes=[str(name) for name in fitted.classes_] if several else [],
+        stated=stated(frames.target(frame, spec)) if several else [],
+        seeds=[Named(name="estimator.random_state", value=spec.estimator.seed)] if _draws(fitted) else [],
+        libraries=libraries(spec),
         rows=frame.height,
         seconds=round(seconds, 3),
         cause=cause,
@@ -121,15 +133,43 @@ def hyperparameters(pipeline: "Pipeline") -> list[Named]:
     return [Named(name=name, value=clean(parameters[name])) for name in sorted(parameters)]
 
 
-def libraries() -> list[Named]:
-    """Versions of what a fit hangs on, the interpreter first."""
-    from importlib.metadata import version
-    from platform import python_version
-
+def libraries(spec: Spec) -> list[Named]:
+    """Versions of what a fit hangs on, the interpreter first; an estimator of the user's own last."""
+    shipped = spec.estimator.kind in ESTIMATORS
     return [
         Named(name="python", value=python_version()),
-        *(Named(name=name, value=version(name)) for name in LIBRARIES),
+        *(Named(name=name, value=version(name)) for name in (*LIBRARIES, *LIBRARIES_OF.get(spec.estimator.kind, ()))),
+        *([] if shipped else [_own_code(spec.estimator.kind.rpartition(".")[0])]),
     ]
+
+
+def _own_code(module: str) -> Named:
+    """The version of the distribution that `module` came with, else the digest of its file."""
+    distributions = packages_distributions().get(module.partition(".")[0], [])
+    try:
+        return Named(name=distributions[0], value=version(distributions[0]))
+    except (IndexError, PackageNotFoundError):
+        written = Path(sys.modules[module].__file__ or "").read_bytes()
+        return Named(name=module, value="sha256:" + hashlib.sha256(written).hexdigest())
+
+
+def stated(target: "Outcomes") -> list[str]:
+    """What hampers learning several classes, and does not end it."""
+    alone = _alone(target)
+    return [f"{_in_words(alone)}: nearly nothing was learnt of it"] if alone else []
+
+
+def _alone(target: "Outcomes") -> int:
+    """How many classes have a single row."""
+    return sum(rows == 1 for rows in Counter(target.tolist()).values())
+
+
+def _in_words(alone: int) -> str:
+    return "one class has a single row" if alone == 1 else f"{alone:,} classes have a single row each"
+
+
+def _draws(estimator: "BaseEstimator") -> bool:
+    return "random_state" in estimator.get_params()
 
 
 def changed_since_last(facts: TrainingFacts, spec: Spec) -> list[Named]:
@@ -150,7 +190,7 @@ def told(facts: TrainingFacts) -> dict[str, Json]:
     """What the fit was told: kind, hyperparameters, target and features, by name."""
     hyper = {known.name: known.value for known in facts.hyperparameters}
     features = {f"feature {name}": "used" for name in facts.features}
-    return {"estimator": facts.estimator, "target": facts.target} | hyper | features
+    return {"estimator": facts.estimator, "target": facts.target, "kind of target": facts.kind} | hyper | features
 
 
 def changes(before: Mapping[str, Json], now: Mapping[str, Json]) -> list[Named]:
@@ -172,18 +212,22 @@ def in_a_line(facts: TrainingFacts) -> str:
 def for_people(facts: TrainingFacts) -> str:
     """The training as a page of markdown."""
     changed = "\n".join(f"- {change.name}: {change.value}" for change in facts.changed) or "- nothing"
+    noted = "".join(f"{note[:1].upper()}{note[1:]}.\n\n" for note in facts.stated)
     return (
         f"**{facts.estimator}** on {facts.rows:,} rows of {facts.trained_on.of} version {facts.trained_on.version}, "
-        f"{len(facts.features)} features, {facts.seconds:.1f} s\n\nChanged since the last training:\n{changed}\n"
+        f"{len(facts.features)} features, {facts.seconds:.1f} s\n\n{noted}Changed since the last training:\n{changed}\n"
     )
 
 
-def _check_rows(seen: "pd.DataFrame", target: "np.ndarray[tuple[int], np.dtype[np.int8]]", spec: Spec) -> None:
+def _check_rows(seen: "pd.DataFrame", target: "Outcomes", spec: Spec) -> None:
+    import numpy as np
 
-    if not 0 < target.sum() < len(target):
+    binary = spec.target.kind == "binary"
+    if len(np.unique(target)) < 2:
+        only = "one value" if spec.target.kind == "regression" else "one class"
         raise BadData(
-            f"{spec.name}: target {spec.target.column!r} has only one class in {len(target):,} training rows.",
-            hint="Choose a longer window, or mend target.positive.",
+            f"{spec.name}: target {spec.target.column!r} has only {only} in {len(target):,} training rows.",
+            hint=f"Choose a longer window, or {'mend target.positive' if binary else 'look at the target'}.",
         )
     for name in seen.columns:
         if seen[name].isna().all():
@@ -192,47 +236,3 @@ def _check_rows(seen: "pd.DataFrame", target: "np.ndarray[tuple[int], np.dtype[n
                 hint="Choose a longer window, or take it out of the features.",
             )
     frames.refuse_infinite(seen, spec)
-
-
-def _check_names(spec: Spec, known: list[str]) -> None:
-    for name in spec.estimator.parameters:
-        if name == "random_state":
-            raise SpecError(f"{_parameter(spec, name)}: random_state is ours to set.", hint="Use estimator.seed.")
-        if name not in known:
-            raise SpecError(
-                f"{_parameter(spec, name)}: {spec.estimator.kind} has no parameter {name!r}.",
-                hint=did_you_mean(name, known).strip() or f"It has {', '.join(known)}.",
-            )
-
-
-def _parameter(spec: Spec, name: str) -> str:
-    return where(spec, "estimator", "parameters", name)
-
-
-def _codes(categories: list[list[str]]) -> "TransformerMixin":
-    """Codes in alphabetical order. Missing stays missing, and so becomes what training never saw: a tree has a
-    branch for missing values, while a code of their own would put them beside some real category.
-    """
-    from sklearn.preprocessing import OrdinalEncoder
-
-    return OrdinalEncoder(
-        categories=categories,
-        handle_unknown="use_encoded_value",
-        unknown_value=math.nan,  # None is in no list of categories, so that it is coded by this too
-        encoded_missing_value=math.nan,
-    )
-
-
-def _indicators(categories: list[list[str]]) -> "TransformerMixin":
-    """One column a value, all of them zero where it is missing or was never seen."""
-    from sklearn.preprocessing import OneHotEncoder
-
-    return OneHotEncoder(categories=categories, handle_unknown="ignore")
-
-
-def _scaled() -> "TransformerMixin":
-    from sklearn.impute import SimpleImputer
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    return make_pipeline(SimpleImputer(strategy="median"), StandardScaler())

@@ -5,8 +5,6 @@ unexpected value, so neither the record nor the Data Docs hold one; rules, limit
 A missing value breaks a rule only where `nulls: 0` says so; a larger share is a rule about the column, not a row.
 """
 
-import html
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +15,7 @@ from audit.errors import BadData, DatasetRejected
 from audit.events.payloads import Expectation, Named, ValidationFacts, used
 from audit.events.references import DatasetVersion, Report
 from audit.spec.model import Column, Dtype, Spec
+from tasks import _data_docs as data_docs
 from tasks import _frames as frames
 
 if TYPE_CHECKING:
@@ -43,20 +42,6 @@ RESULT_FORMAT = {
     "partial_unexpected_count": 0,
 }
 POSITIONS = "unexpected_index_list"
-
-# Data Docs' own page fetches styles, scripts and a logo from eight hosts; its sections in this one fetch nothing.
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="UTF-8"><title>{title}</title><style>
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem }}
-td, th {{ border-bottom: 1px solid #ddd; padding: .35rem .6rem; text-align: left; vertical-align: top }}
-h5 {{ font-size: 1.2rem; margin: 1.5rem 0 0 }} h6 {{ font-size: 1rem; margin: .5rem 0 0 }}
-.badge {{ background: #eee; border-radius: 3px; padding: 0 .3rem; font-family: ui-monospace, monospace }}
-.fa-check-circle::before {{ content: "held"; color: #17692f }} .fa-times::before {{ content: "broken"; color: #a11 }}
-</style></head><body><h1>{title}</h1>
-{body}
-</body></html>
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +70,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """What was found in a dataset: findings in the order of the spec, rows parted, Data Docs."""
+    """What was found in a dataset: findings in the order of the spec, rows parted, Great Expectations' own results."""
 
     findings: tuple[Finding, ...]
     valid: "pl.DataFrame"
     rejected: "pl.DataFrame"
-    page: str
+    judged: "tuple[ExpectationSuiteValidationResult, ...]"
 
     @property
     def outcomes(self) -> list[Expectation]:
@@ -113,7 +98,7 @@ def check(frame: "pl.DataFrame", spec: Spec) -> Validation:
     judged = _run_checkpoint(frames.derived(frame, spec), rules, spec)
     findings = tuple(_finding(rule, result, spec) for rule, result in zip(rules, judged.results, strict=True))
     valid, rejected = _parted(frame, findings)
-    return Validation(findings=findings, valid=valid, rejected=rejected, page=_data_docs(judged, spec))
+    return Validation(findings=findings, valid=valid, rejected=rejected, judged=(judged,))
 
 
 def rules_of(spec: Spec) -> Iterator[Rule]:
@@ -142,22 +127,23 @@ def validate(rows: DatasetVersion, spec: Spec) -> DatasetVersion:
 
     Raises DatasetRejected if a critical rule did not hold.
     """
-    found = check(frames.read(rows), spec)
+    frame = frames.read(rows)
+    found = check(frame, spec)
     rejected = datasets.put(found.rejected, f"{spec.name}/rejected") if found.rejected.height else None
     valid = None if found.critical else datasets.put(found.valid, f"{spec.name}/validated")
-    page = reports.put(found.page.encode(), f"{spec.name} data docs")
     facts = ValidationFacts(
         spec=spec.name,
         checked=used("rows", rows),
         valid=used("return", valid) if valid else None,
         rejected=used("rejected", rejected) if rejected else None,
-        report=used("report", page),
         expectations=found.outcomes,
         rows=rows.rows,
         rejected_rows=found.rejected.height,
         held=not found.critical,
     )
-    _put_on_record(facts, rows, found, page)
+    shown = data_docs.page(facts, spec, _missing(frame, spec), found.judged)
+    page = reports.put(shown.encode(), f"{spec.name} data docs")
+    _put_on_record(facts.model_copy(update={"report": used("report", page)}), rows, page)
     if valid is None:
         raise DatasetRejected(
             f"{rows.name} version {rows.version} breaks critical rules: {', '.join(found.critical)}.",
@@ -340,48 +326,26 @@ def _free_name(name: str, taken: Sequence[str]) -> str:
     return name
 
 
-def _data_docs(judged: "ExpectationSuiteValidationResult", spec: Spec) -> str:
-    """Great Expectations' Data Docs as one file that fetches nothing: its sections, without its scripts and styles."""
-    from great_expectations.render.renderer import ValidationResultsPageRenderer
-    from great_expectations.render.view import DefaultJinjaSectionView
+def _missing(frame: "pl.DataFrame", spec: Spec) -> dict[str, int]:
+    """How many values each column of the spec lacks; NaN counts as missing, as it does for a model."""
+    import polars as pl
+    from polars import selectors as cs
 
-    judged.meta["batch_markers"] = {}  # else a fingerprint of the rows would stand there, which can be guessed back
-    for result in judged.results:
-        for positions in (POSITIONS, "unexpected_index_query"):
-            result.result.pop(positions, None)
-    view = DefaultJinjaSectionView()
-    sections = ValidationResultsPageRenderer().render(judged).sections
-    body = "".join(view.render({"section": section.to_json_dict(), "section_loop": {}}) for section in sections)
-    unlinked = re.sub(r'\shref="[^"]*"', "", body)  # links to pages that we do not keep
-    return PAGE.format(title=html.escape(f"Validation of {spec.name}"), body=unlinked)
+    kept = frame.select(column.name for column in spec.columns if spec.handling(column) != "drop")
+    return kept.with_columns(cs.float().fill_nan(None)).select(pl.all().null_count()).row(0, named=True)
 
 
-def _put_on_record(facts: ValidationFacts, rows: DatasetVersion, found: Validation, page: Report) -> None:
+def _put_on_record(facts: ValidationFacts, rows: DatasetVersion, page: Report) -> None:
     whole = all(outcome.held for outcome in facts.expectations)
     record("dataset.validated", facts, subject=frames.subject(rows), severity="info" if whole else "warning")
     if not facts.held:
         record("dataset.rejected", facts, subject=frames.subject(rows))
-    frames.leave_table(f"{facts.spec}-validation", [_row(outcome) for outcome in facts.expectations], told(facts, page))
+    table = [data_docs.row(outcome) for outcome in facts.expectations]
+    frames.leave_table(f"{facts.spec}-validation", table, told(facts, page))
 
 
 def told(facts: ValidationFacts, page: Report) -> str:
     """What was found, in a line of markdown."""
-    held = sum(outcome.held for outcome in facts.expectations)
-    kept = f" as {facts.rejected.of} version {facts.rejected.version}" if facts.rejected else ""
-    found = (
-        f"{held} of {len(facts.expectations)} rules held on {facts.checked.of} version {facts.checked.version}, "
-        f"{facts.rejected_rows:,} of {facts.rows:,} rows set aside{kept}."
-    )
     verdict = "" if facts.held else "**Rejected: a critical rule did not hold.**"
-    return " ".join(filter(None, (found, verdict, frames.links({"Data Docs": reports.link(page)}))))
-
-
-def _row(outcome: Expectation) -> dict[str, str | int | None]:
-    counted = outcome.unexpected is not None and outcome.checked is not None
-    return {
-        "rule": outcome.rule,
-        "column": outcome.column,
-        "held": "yes" if outcome.held else "no",
-        "unexpected": f"{outcome.unexpected:,} of {outcome.checked:,}" if counted else None,
-        "severity": outcome.severity,
-    }
+    links = frames.links({"Data Docs": reports.link(page)})
+    return " ".join(filter(None, (data_docs.in_a_line(facts), verdict, links)))

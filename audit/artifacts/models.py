@@ -6,7 +6,8 @@ Digest of a model, definition 1 (fixed for good):
 
 `tree` is the archive's schema.json as canonical JSON (sorted keys, no spaces, ASCII), in which every node
 - has lost `__id__`, the address that the object had in memory (which objects were shared goes with it),
-- says `"file": "sha256:<hex>"` over the member's bytes where it named a member of the archive, and
+- says `"file": "sha256:<hex>"` over the member's bytes where it named a member of the archive (of an array of records
+  that has gaps between its fields, with zeros in the gaps: they hold whatever the memory held), and
 - has its content sorted by canonical JSON where it is a set (their order hangs on the hash seed);
 the root has lost `_skops_version` as well. Names, order and times of the archive's members do not count.
 """
@@ -18,9 +19,10 @@ import zipfile
 from typing import TYPE_CHECKING
 
 from audit.artifacts import blobs
-from audit.errors import ArtifactUnavailable
+from audit.errors import ArtifactUnavailable, BadData
 from audit.events.canonical import Json
 from audit.events.references import ModelVersion
+from audit.settings import settings
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -35,34 +37,57 @@ TRUSTED = (
     "sklearn.compose._column_transformer._RemainderColsList",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._SigmoidCalibration",
+    "sklearn.tree._tree.Tree",  # of a random forest; as with TreePredictor, its node indices are not checked
+    "interpret.glassbox._ebm._ebm.ExplainableBoostingClassifier",
+    "interpret.glassbox._ebm._ebm.ExplainableBoostingRegressor",
 )
 
 
 def put(model: "Pipeline", name: str) -> ModelVersion:
-    """Reference to the fitted `model`, stored as a skops file; version 0, for it is not registered yet."""
-    import skops.io
+    """Reference to the fitted `model`, stored as a skops file; version 0, for it is not registered yet.
 
-    archive = skops.io.dumps(model, compression=zipfile.ZIP_DEFLATED)
+    Raises BadData if it, or an estimator of the user's in it, holds something that no skops file can.
+    """
+    import skops.io
+    from skops.io.exceptions import UnsupportedTypeException
+
+    try:
+        archive = skops.io.dumps(model, compression=zipfile.ZIP_DEFLATED)
+    except (UnsupportedTypeException, TypeError) as refused:
+        raise BadData(
+            f"Model {name} cannot be stored: {' '.join(str(refused).split())}",
+            hint="Let the estimator keep numbers, texts, arrays and lists of them only.",
+        ) from refused
     return ModelVersion(address=blobs.put(archive), digest=_digest_of_archive(archive), name=name)
 
 
 def load(reference: ModelVersion) -> "Pipeline":
     """The model that `reference` names.
 
-    Raises ArtifactUnavailable if the bytes are missing or differ, or hold a type that is not on TRUSTED.
+    Classes on AUDIT_ESTIMATORS are trusted beside those on TRUSTED, and nothing else is. Trusting a class means that
+    its module is imported and that it is filled with what the file says, by its own `__setstate__` where it has one:
+    its author runs code here, as at training. Whoever may change that variable may do so too.
+
+    Raises ArtifactUnavailable if the bytes are missing or differ, hold a type that is not trusted, or need a package
+    that is not installed.
     """
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
 
-    archive = blobs.get(reference.address)
+    archive, trusted = blobs.get(reference.address), [*TRUSTED, *settings().estimators]
     try:
-        model: Pipeline = skops.io.loads(archive, trusted=TRUSTED)
+        model: Pipeline = skops.io.loads(archive, trusted=trusted)
     except UntrustedTypesFoundException as refused:
-        foreign = sorted(set(skops.io.get_untrusted_types(data=archive)) - set(TRUSTED))
+        foreign = sorted(set(skops.io.get_untrusted_types(data=archive)) - set(trusted))
         raise ArtifactUnavailable(
             f"Model {reference.name} at {reference.address} holds types that are not trusted: {', '.join(foreign)}.",
-            hint="Build the model from scikit-learn's own estimators.",
+            hint="Put a class of your own on AUDIT_ESTIMATORS; else build the model from scikit-learn's estimators.",
         ) from refused
+    except (ImportError, AttributeError) as gone:
+        raise ArtifactUnavailable(
+            f"Model {reference.name} at {reference.address} needs what is not installed here: {gone}.",
+            hint="Install it, in the version that the training has on record.",
+        ) from gone
     except zipfile.BadZipFile:
         raise ArtifactUnavailable(
             f"{reference.address} is not a model.", hint=f"Look at what put it on record as model {reference.name}."
@@ -98,10 +123,31 @@ def _without_circumstances(value: Json, members: zipfile.ZipFile) -> Json:
         if not (key == "__id__" and isinstance(loader, str))
     }
     if isinstance(loader, str) and isinstance(file := value.get("file"), str):
-        node["file"] = "sha256:" + hashlib.sha256(members.read(file)).hexdigest()
+        node["file"] = "sha256:" + hashlib.sha256(_without_gaps(members.read(file))).hexdigest()
     if loader == "SetNode" and isinstance(content := node["content"], list):
         node["content"] = sorted(content, key=_json)
     return node
+
+
+def _without_gaps(member: bytes) -> bytes:
+    """An array's file with zeros between the fields of its records; any other bytes as they are."""
+    import numpy as np
+    from numpy.lib import format as npy
+
+    if not member.startswith(npy.MAGIC_PREFIX):
+        return member
+    file = io.BytesIO(member)
+    version = npy.read_magic(file)
+    _, _, dtype = (npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0)(file)
+    gaps = np.ones(dtype.itemsize, dtype=bool)
+    for field, start, *_ in (dtype.fields or {}).values():
+        gaps[start : start + field.itemsize] = False
+    if not dtype.fields or not gaps.any():
+        return member
+    head = file.tell()
+    records = np.frombuffer(member, dtype=np.uint8, offset=head).reshape(-1, dtype.itemsize).copy()
+    records[:, gaps] = 0
+    return member[:head] + records.tobytes()
 
 
 def _json(value: Json) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from audit.cli.registry import auc, by, gates
+from audit.cli.registry import by, gates, main_figure
 
 if TYPE_CHECKING:
     from audit.store.read import Recorded
@@ -27,7 +27,7 @@ def _comparison(facts: Facts) -> str:
 
 
 def _evaluation(facts: Facts) -> str:
-    return f"AUC {auc(facts)}, gates {gates(facts)}"
+    return f"{main_figure(facts)}, gates {gates(facts)}"
 
 
 def _decisions(facts: Facts) -> str:

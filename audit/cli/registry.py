@@ -28,7 +28,7 @@ def models(
     if as_json:
         output.write_json([asdict(model) for model in found])
         return
-    head = ("model", "version", "environment", "AUC", "gates", "trained on", "registered (UTC)", "reason")
+    head = ("model", "version", "environment", "figure", "gates", "trained on", "registered (UTC)", "reason")
     rows = output.table(head, map(_model, found), wrapping=("reason",))
     output.show(rows if found else output.styled(f"No model{f' of {spec}' if spec else ''} is on record."))
 
@@ -55,13 +55,16 @@ def datasets(
     output.show(rows if found else output.styled(f"No dataset{f' called {name}…' if name else ''} is on record."))
 
 
-def auc(evaluation: dict[str, Any]) -> str:
-    """`0.751 [0.744, 0.758]` from the payload of a model.evaluated."""
-    metric = next((m for m in evaluation["metrics"] if m["name"] == "auc"), None)
+def main_figure(evaluation: dict[str, Any]) -> str:
+    """`AUC 0.751 [0.744, 0.758]` from the payload of a model.evaluated."""
+    from audit.events.payloads import EvaluationFacts, called
+
+    facts = EvaluationFacts.model_validate(evaluation)
+    metric = next((metric for metric in facts.metrics if metric.name == facts.main), None)
     if metric is None:
         return output.NOTHING
-    interval = f" [{metric['low']:.3f}, {metric['high']:.3f}]" if "low" in metric and "high" in metric else ""
-    return f"{metric['value']:.3f}{interval}"
+    interval = "" if metric.low is None else f" [{metric.low:.3f}, {metric.high:.3f}]"
+    return f"{called(facts.main)} {metric.value:.3f}{interval}"
 
 
 def gates(evaluation: dict[str, Any]) -> str:
@@ -82,7 +85,7 @@ def _model(model: "RegisteredModel") -> tuple[Any, ...]:
         model.spec,
         f"v{model.version}",
         _stands(model),
-        auc(model.evaluation) if model.evaluation else output.NOTHING,
+        main_figure(model.evaluation) if model.evaluation else output.NOTHING,
         gates(model.evaluation) if model.evaluation else output.NOTHING,
         f"{trained['of']} v{trained['version']}" if trained else output.NOTHING,
         output.day_and_time(model.registered_at),

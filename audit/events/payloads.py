@@ -125,6 +125,7 @@ class Source(Payload):
     address: str
     rows: int
     digest: str | None = None  # of a file's bytes, of a folder's names and bytes, of what a database gave
+    changed_since: str | None = None  # the day since which the record says otherwise
 
 
 class DatasetFacts(Payload):
@@ -214,8 +215,10 @@ class DriftFacts(Payload):
     reference: Used
     current: Used
     model: Used | None = None
-    report: Used | None = None
+    tested: Used | None = None  # whose scores show how much surer the model is of what it has learnt from
+    report: Used | None = None  # Evidently's
     snapshot: Used | None = None
+    page: Used | None = None  # ours: the verdict, and how the drifted columns are spread
     sample_rows: int  # at most so many of either side
     reference_rows: int | None = None
     current_rows: int | None = None
@@ -242,11 +245,21 @@ class TrainingFacts(Payload):
     target: str
     kind: Literal["binary", "multiclass", "regression"] = "binary"  # of the target
     classes: list[str] = Field(default_factory=list)  # of a target with several, in the model's order
+    stated: list[str] = Field(default_factory=list)  # what hampers learning, in words
     seeds: list[Named]
     libraries: list[Named]
     rows: int
     seconds: float
     cause: str | None = None  # id of the event that made us retrain
+
+
+# How people call a figure whose name on record is not what they say.
+CALLED = {"auc": "AUC", "r2": "R²", "mae": "MAE", "rmse": "RMSE"}
+
+
+def called(figure: str) -> str:
+    """`AUC` of `auc`, `macro f1` of `macro_f1`."""
+    return CALLED.get(figure, figure.replace("_", " "))
 
 
 class Metric(Payload):
@@ -342,9 +355,12 @@ class ScoringFacts(Payload):
     model: Used
     segment: Used
     inputs: Used
+    kind: Literal["binary", "multiclass", "regression"] = "binary"  # of the target
     rows: int
     failed: int
-    decisions: list[Named]  # decision, count; none where the decision is a number
+    decisions: list[Named]  # decision, count; none where the decision is a number, of classes the most frequent
+    others: int = 0  # decisions for classes that are not among those
+    undecided: int = 0  # no class was probable enough
     mean_score: float | None = None
     threshold: float | None = None
     failures: list[RowFailure] = Field(default_factory=list)

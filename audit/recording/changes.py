@@ -18,10 +18,7 @@ def note_change(spec: str, what: str, is_now: str, details: Mapping[str, object]
     `details` is what it consists of, nested as it comes; differences are told leaf by leaf.
     Returns the event's id, or None where nothing changed.
     """
-    last = next(
-        (e for e in read.events(open_store(), types=("pipeline.changed",), spec=spec) if e.payload["what"] == what),
-        None,
-    )
+    last = last_change(spec, what)
     if last and last.payload["is_now"] == is_now:
         return None
     leaves = _redacted(dict(_leaves(details)))
@@ -35,6 +32,12 @@ def note_change(spec: str, what: str, is_now: str, details: Mapping[str, object]
         differences=_differences(before, leaves),
     )
     return record("pipeline.changed", facts, subject=f"spec/{spec}", severity="warning" if last else "info")
+
+
+def last_change(spec: str, what: str) -> read.Recorded | None:
+    """The event that says what `what` was last, None where it was never noted."""
+    events = read.events(open_store(), types=("pipeline.changed",), spec=spec)
+    return next((event for event in events if event.payload["what"] == what), None)
 
 
 def _leaves(tree: object, path: str = "") -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from yaml.constructor import ConstructorError
 
 from audit.errors import BadData, SpecError
 from audit.events.canonical import canonical, clean, digest_of
-from audit.spec.model import ESTIMATORS, Column, Handling, Spec
+from audit.spec.model import ESTIMATORS, Column, Handling, SourceTable, Spec
 
 if TYPE_CHECKING:
     import polars as pl
@@ -83,11 +83,12 @@ def spec_errors(path: str | Path) -> list[str]:
     return errors if errors or spec is None else list(_missing_sources(spec))
 
 
-def source_path(name: str, spec: Spec) -> Path:
-    """The file of the source `name`. Raises BadData if it, or the package that should hold it, is not there."""
-    table, line = spec.sources[name], where(spec, "sources", name)
+def source_path(table: SourceTable, folder: Path, *, said: str) -> Path:
+    """The file of a source, relative to `folder` or its package; errors begin with `said`.
+
+    Raises BadData if it, or the package that should hold it, is not there.
+    """
     assert table.file, "a source of a database has no file"
-    folder = Path(spec.file).parent if spec.file else Path()
     if table.package:
         try:
             found = importlib.util.find_spec(table.package)  # finds the folder, imports nothing of a top-level package
@@ -95,12 +96,17 @@ def source_path(name: str, spec: Spec) -> Path:
             found = None
         if found is None or not found.submodule_search_locations:
             raise BadData(
-                f"{line}: package {table.package!r} is not installed.", hint=f"Run `pip install {table.package}`."
+                f"{said}: package {table.package!r} is not installed.", hint=f"Run `pip install {table.package}`."
             )
         folder = Path(next(iter(found.submodule_search_locations)))
     if not (folder / table.file).exists():
-        raise BadData(f"{line}: {table.file} does not exist.", hint="Correct `file`, or put it there.")
+        raise BadData(f"{said}: {table.file} does not exist.", hint="Correct `file`, or put it there.")
     return folder / table.file
+
+
+def folder_of(spec: Spec) -> Path:
+    """The folder that paths in the spec are relative to."""
+    return Path(spec.file).parent if spec.file else Path()
 
 
 def spec_digest(spec: Spec) -> str:
@@ -150,7 +156,7 @@ def _missing_sources(spec: Spec) -> Iterator[str]:
     for name, table in spec.sources.items():
         try:
             if table.file:
-                source_path(name, spec)
+                source_path(table, folder_of(spec), said=where(spec, "sources", name))
         except BadData as missing:
             yield str(missing)
 
@@ -417,8 +423,10 @@ def _bad_sources(spec: Spec) -> Iterator[Finding]:
 
 
 def has_password(address: str) -> bool:
-    """Whether an SQLAlchemy URL holds one."""
-    return bool(re.match(r"[^:/?#]+://[^/?#@]*:[^/?#@]+@", address))
+    """Whether an SQLAlchemy URL holds one, before the host or among its parameters."""
+    return bool(
+        re.match(r"[^:/?#]+://(?:[^/?#@]*:[^/?#@]+@|.*[?&][^=&]*(?:pass|pwd|secret|token|key)[^=&]*=)", address)
+    )
 
 
 def _bad_target(spec: Spec) -> Iterator[Finding]:

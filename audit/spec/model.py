@@ -32,6 +32,7 @@ class SourceTable(Part):
     file: str | None = None  # a file or a folder, relative to the spec's folder or to `package`
     package: str | None = None
     format: Literal["csv", "parquet"] | None = None  # by default from the file's name; a .zip holds one file
+    separator: Literal[",", ";", "|", "\t"] | None = None  # of CSV: by default a comma, a tab in .tsv
     null_values: tuple[str, ...] = ()
     # An SQLAlchemy URL without a password, or the name x of one that AUDIT_SOURCE_URL_X holds.
     database: str | None = None

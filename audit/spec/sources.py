@@ -1,106 +1,127 @@
-"""A spec's sources as lazy frames: files, folders of Parquet files, tables of a database; and what a value means.
+"""Sources as lazy frames: files, folders of files, rows of a database; and what a value of them means.
 
-Polars reads lazily, so the window and the columns go down to the files. No message holds a value of the data.
+Polars reads files lazily, so the window and the columns go down to them and no more comes into memory. Rows of a
+database are read in batches (audit.spec.databases). No message holds a value of the data.
 """
 
+import bz2
 import csv
+import gzip
 import hashlib
 import io
 import zipfile
-from dataclasses import dataclass
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from audit.errors import BadData
-from audit.spec.load import source_path, where
-from audit.spec.model import Dtype, SourceTable, Spec
+from audit.spec import databases
+from audit.spec.load import source_path
+from audit.spec.model import Dtype, SourceTable
 
 if TYPE_CHECKING:
     import polars as pl
 
+SAMPLE_ROWS = 10_000  # from which types are guessed at first; where a later row differs, all rows are looked at
 DATETIME_FORMATS = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 MAX_EXACT = 2**53  # from here on a float is no longer one integer
+
+# What a file begins with that is another thing than a table of text.
+_BEGINS: dict[bytes, tuple[str, str]] = {
+    b"PAR1": ("a Parquet file", "Write `format: parquet`."),
+    b"PK\x03\x04": ("a zip archive or an Excel file", "Name an archive .zip; save a sheet of Excel as CSV."),
+    b"\xd0\xcf\x11\xe0": ("an old Excel file", "Save its sheet as CSV."),
+    b"\x1f\x8b": ("compressed by gzip", "Name it .csv.gz."),
+    b"BZh": ("compressed by bzip2", "Name it .csv.bz2."),
+    b"SQLite format 3\x00": ("an SQLite database", "Write `database: sqlite:///…` and `table` in place of `file`."),
+    b"\x89PNG": ("a picture", "Name the table."),
+    b"\xff\xd8\xff": ("a picture", "Name the table."),
+    b"GIF8": ("a picture", "Name the table."),
+    b"%PDF": ("a PDF document", "Save its table as CSV."),
+    b"<!DOCTYPE": ("a web page", "Download the table itself."),
+    b"<html": ("a web page", "Download the table itself."),
+    b"\xff\xfe": ("UTF-16 text", "Save it as UTF-8."),
+    b"\xfe\xff": ("UTF-16 text", "Save it as UTF-8."),
+}  # fmt: skip
+_LOOKED_AT = 64 * 1024  # bytes of a file's beginning in which text has no NUL
+_BLOCK = 1024 * 1024  # bytes that are read through at a time
+_BY_TABS = (".tsv", ".tab")
+_FORMATS: dict[str, str] = {".csv": "csv", ".parquet": "parquet"} | dict.fromkeys(_BY_TABS, "csv")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenTable:
-    """A source that was found: where, what its bytes hash to, and what Polars is to scan."""
+    """A source that was found: where, what its bytes hash to, and what Polars or a database is to be asked."""
 
     name: str
+    said: str  # what an error about it begins with, for example `loans.yaml:7`
+    shown: str  # how such an error calls it
     address: str
-    digest: str
-    format: str
-    content: Path | bytes
-    null_values: tuple[str, ...]
+    format: str  # csv, parquet or database
+    digest: str | None = None  # of files; what a database gives is hashed by whoever reads it
+    size: int | None = None  # of files, in bytes
+    content: Path | bytes = b""  # bytes: of the one file in an archive
+    separator: str = ","
+    null_values: tuple[str, ...] = ()
+    rows: int | None = None  # of CSV files, where all could be counted
+    ends_empty: bool = False  # in empty lines, which Polars would take for rows
+    parts: "tuple[OpenTable, ...]" = ()  # of a folder
+    database: databases.Question | None = None
 
 
-def open_table(name: str, table: SourceTable, spec: Spec) -> OpenTable:
-    """The source `name`, found and looked into. Raises BadData if it is missing, empty or no table."""
-    assert table.file, "databases come next"
-    path = source_path(name, spec)
-    if path.stat().st_size == 0:
-        raise BadData(f"{table.file} is empty.", hint=f"Source {name!r} needs a header and rows.")
-    try:
-        with path.open("rb") as file:
-            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise BadData(f"{table.file} cannot be read ({error.strerror}).") from None
-    inner, content = _unzipped(path, table.file) if path.suffix == ".zip" else (path.name, path)
-    format = table.format or Path(inner).suffix.lstrip(".").lower()
-    if format not in ("csv", "parquet"):
-        raise BadData(f"{_line(spec, name)}: {inner} is neither .csv nor .parquet.", hint="Say which with `format`.")
-    return OpenTable(name, address(table), digest, format, content, table.null_values)
+def open_table(name: str, table: SourceTable, folder: Path, *, said: str) -> OpenTable:
+    """The source `name`, found and looked into; its path is relative to `folder`, errors begin with `said`.
+
+    Raises BadData if it is missing, empty, no table, or one whose lines have differing numbers of fields.
+    """
+    if table.database:
+        question = databases.ask(table, folder, said=said)
+        return OpenTable(name, said, question.shown, question.address, "database", database=question)
+    assert table.file, "what comes from no database is a file"
+    path = source_path(table, folder, said=said)
+    if path.is_dir():
+        return _open_folder(name, table, path, said)
+    return _open_file(name, table, path, table.file, said)
 
 
-def scan(table: OpenTable, spec: Spec, sample: int | None) -> "pl.LazyFrame":
-    """A lazy frame over the table, its header checked. Raises BadData if it has none, or a name twice."""
+def scan(table: OpenTable, texts: Collection[str] = (), sample: int | None = SAMPLE_ROWS) -> "pl.LazyFrame":
+    """A lazy frame over the table. The columns `texts` stay text, also where they look like numbers: 00501 is a place.
+
+    Types of a CSV file are guessed from its first `sample` rows, all if None. Rows of a database are read here.
+    Raises BadData if it cannot be read.
+    """
     import polars as pl
 
+    if table.database:
+        return databases.rows_of(table.database).lazy()
     try:
-        if table.format == "parquet":
-            frame = pl.scan_parquet(table.content)
-        else:
-            texts = {column.name for column in spec.columns if column.dtype == "string"}
-            frame = pl.scan_csv(
-                table.content,
-                null_values=list(table.null_values),
-                infer_schema_length=sample,
-                # A declared text stays one, also where it looks like a number: 00501 is a place.
-                schema_overrides={name: pl.String for name in _header(table) if name in texts},
-            )
+        frame = _scanned(table, texts, sample)
         frame.collect_schema()
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, csv.Error) as error:
-        fix = "Save it as UTF-8." if "utf" in str(error).lower() else "Look at its first lines."
-        raise BadData(f"{table.address} is no {table.format} table that can be read.", hint=fix) from None
+    except (pl.exceptions.PolarsError, OSError) as error:
+        fix = "Save it as UTF-8." if "utf" in str(error).lower() else "Write it anew."
+        raise BadData(f"{table.said}: {table.shown} is no {table.format} table that can be read.", hint=fix) from None
     return frame
 
 
-def _header(table: OpenTable) -> list[str]:
-    if isinstance(table.content, Path):
-        with table.content.open("rb") as file:
-            first = file.readline()
-    else:
-        first = io.BytesIO(table.content).readline()
-    names = next(csv.reader([first.decode("utf-8-sig").rstrip("\r\n")]), [])
-    first_place: dict[str, int] = {}
-    for place, name in enumerate(names, start=1):
-        if name in first_place:  # its name is not shown: without a header it would be a value
-            places = f"{first_place[name]} and {place}"
-            raise BadData(f"{table.address}: columns {places} have the same name.", hint="Rename or remove one.")
-        first_place[name] = place
-    return names
-
-
 def address(table: SourceTable) -> str:
-    """How a source is named on record: by package or as the spec writes it, without a folder of this machine."""
+    """How a source is named on record: by package or as the spec writes it, without a folder of this machine; a
+    database by its host and name, without user, password or parameters."""
+    if table.database:
+        return databases.address(table)
     if table.package:
         return f"package:{table.package}/{table.file}"
     assert table.file, "what is in no package and no database is a file"
     return f"file:{Path(table.file).name if Path(table.file).is_absolute() else table.file}"
 
 
-def converted(found: "pl.Expr", given: "pl.DataType", dtype: Dtype) -> "pl.Expr":
-    """`found`, which is of type `given`, as `dtype`; null where a value is none of that type."""
+def converted(found: "pl.Expr", given: "pl.DataType", dtype: Dtype, date_format: str | None = None) -> "pl.Expr":
+    """`found`, which is of type `given`, as `dtype`; null where a value is none of that type.
+
+    Dates that are not written as ISO 8601 does are read by `date_format`.
+    """
     import polars as pl
 
     match dtype, given:
@@ -108,6 +129,9 @@ def converted(found: "pl.Expr", given: "pl.DataType", dtype: Dtype) -> "pl.Expr"
             return pl.lit(None)
         case "string", _:
             return found.cast(pl.String, strict=False)
+        case (("date" | "datetime"), _) if date_format and (given == pl.String or given.is_integer()):
+            text = found.cast(pl.String).str.strip_chars()
+            return text.str.to_datetime(date_format, strict=False, time_unit="us")
         case (("date" | "datetime"), pl.String()):
             return _moment_of(found)
         case (("date" | "datetime"), pl.Datetime(time_zone=str())):
@@ -132,6 +156,16 @@ def converted(found: "pl.Expr", given: "pl.DataType", dtype: Dtype) -> "pl.Expr"
     return pl.lit(None)
 
 
+def polars_type(dtype: Dtype) -> "pl.DataType":
+    """The Polars type that stands for a spec's."""
+    import polars as pl
+
+    return {
+        "integer": pl.Int64(), "float": pl.Float64(), "string": pl.String(), "boolean": pl.Boolean(),
+        "date": pl.Date(), "datetime": pl.Datetime("us"),
+    }[dtype]  # fmt: skip
+
+
 def _moment_of(found: "pl.Expr") -> "pl.Expr":
     """Text in ISO 8601 as a moment; a `Z` is taken off, for all times are naive here."""
     import polars as pl
@@ -147,27 +181,246 @@ def _whole(number: "pl.Expr") -> "pl.Expr":
     return pl.when((number == number.round(0)) & (number.abs() < MAX_EXACT)).then(number).cast(pl.Int64, strict=False)
 
 
-def polars_type(dtype: Dtype) -> "pl.DataType":
-    """The Polars type that stands for a spec's."""
-    import polars as pl
+def _open_folder(name: str, table: SourceTable, folder: Path, said: str) -> OpenTable:
+    """A folder of files of one format. What is hidden or begins with _ (as _SUCCESS does) is none of them."""
+    shown = f"the folder {table.file}"
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    names = [at for at in names if not any(part.startswith((".", "_")) for part in at.parts)]
+    if not names:
+        raise BadData(f"{said}: {shown} holds no file.", hint="Put its Parquet or CSV files there.")
+    parts = tuple(_open_file(name, table, folder / at, at.as_posix(), said) for at in names)
+    if len({part.format for part in parts}) > 1:
+        raise BadData(f"{said}: {shown} holds both CSV and Parquet files.", hint="Keep one kind in it.")
+    hashed = hashlib.sha256()
+    for part in parts:
+        hashed.update(f"{part.shown}\x00{part.digest}\n".encode())
+    _refuse_differing(parts)
+    digest, size = f"sha256:{hashed.hexdigest()}", sum(part.size or 0 for part in parts)
+    counted = [part.rows for part in parts if part.rows is not None]
+    rows = sum(counted) if len(counted) == len(parts) else None
+    return OpenTable(name, said, shown, address(table), parts[0].format, digest, size, rows=rows, parts=parts)
 
-    return {
-        "integer": pl.Int64(), "float": pl.Float64(), "string": pl.String(), "boolean": pl.Boolean(),
-        "date": pl.Date(), "datetime": pl.Datetime("us"),
-    }[dtype]  # fmt: skip
+
+def _open_file(name: str, table: SourceTable, path: Path, shown: str, said: str) -> OpenTable:
+    try:
+        if path.stat().st_size == 0:
+            raise BadData(f"{said}: {shown} is empty.", hint=f"Source {name!r} needs a header and rows.")
+        with path.open("rb") as file:
+            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        inner, content = _unpacked(path, shown, said)
+    except OSError as error:
+        raise BadData(f"{said}: {shown} cannot be read ({error.strerror or 'damaged'}).") from None
+    kind = Path(inner).suffix.lower()
+    separator = table.separator or ("\t" if kind in _BY_TABS else ",")
+    found = OpenTable(
+        name, said, shown, address(table), table.format or _FORMATS.get(kind, ""), digest, path.stat().st_size,
+        content, separator, table.null_values,
+    )  # fmt: skip
+    if not found.format:
+        fix = "Save its sheet as CSV." if kind in (".xlsx", ".xls", ".ods") else "Say which with `format`."
+        raise BadData(f"{said}: {inner} is neither .csv nor .parquet.", hint=fix)
+    _refuse_disguise(found)
+    return _read_through(found) if found.format == "csv" else found
 
 
-def _unzipped(path: Path, shown: str) -> tuple[str, bytes]:
-    """Name and bytes of the one file in the archive."""
+def _unpacked(path: Path, shown: str, said: str) -> tuple[str, Path | bytes]:
+    """Name and content of the one file in an archive, or of the file itself. Polars reads what gzip has packed."""
+    match path.suffix.lower():
+        case ".zip":
+            return _unzipped(path, shown, said)
+        case ".gz":
+            return path.stem, path
+        case ".bz2":
+            return path.stem, bz2.decompress(path.read_bytes())
+    return path.name, path
+
+
+def _unzipped(path: Path, shown: str, said: str) -> tuple[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             if len(members) != 1:
-                raise BadData(f"{shown} holds {len(members)} files.", hint="It must hold one CSV or Parquet file.")
+                fix = "It must hold one CSV or Parquet file."
+                raise BadData(f"{said}: {shown} holds {len(members)} files.", hint=fix)
             return members[0].filename, archive.read(members[0])
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError):  # damaged, encrypted, unknown compression
-        raise BadData(f"{shown} is no zip archive that we can read.", hint="Pack it anew, with no password.") from None
+        fix = "Pack it anew, with no password."
+        raise BadData(f"{said}: {shown} is no zip archive that we can read.", hint=fix) from None
 
 
-def _line(spec: Spec, source: str) -> str:
-    return where(spec, "sources", source)
+def _refuse_disguise(table: OpenTable) -> None:
+    """Raise BadData if the file is another thing than its name says."""
+    with _opened(table) as file:
+        first = _first_of(file, table)
+    if table.format == "parquet":
+        if not first.startswith(b"PAR1"):
+            raise BadData(f"{table.said}: {table.shown} is no Parquet file.", hint="Correct its name, or `format`.")
+        return
+    begun = next((told for begins, told in _BEGINS.items() if first.startswith(begins)), None)
+    if begun:
+        raise BadData(f"{table.said}: {table.shown} is {begun[0]}, not CSV.", hint=begun[1])
+    if b"\x00" in first:
+        raise BadData(f"{table.said}: {table.shown} is no text, so no CSV.", hint="Name a table of text.")
+
+
+def _first_of(file: BinaryIO, table: OpenTable) -> bytes:
+    try:
+        return file.read(_LOOKED_AT)
+    except (OSError, EOFError, zlib.error):
+        raise _damaged(table) from None
+
+
+def _damaged(table: OpenTable) -> BadData:
+    return BadData(f"{table.said}: {table.shown} is damaged.", hint="Pack or copy it anew.")
+
+
+def _opened(table: OpenTable) -> BinaryIO:
+    """The table's bytes, as Polars will read them."""
+    if isinstance(table.content, bytes):
+        return io.BytesIO(table.content)
+    if table.content.suffix.lower() == ".gz":
+        return cast(BinaryIO, gzip.open(table.content))
+    return table.content.open("rb")
+
+
+def _read_through(table: OpenTable) -> OpenTable:
+    """The CSV table, where every row has as many fields as the header and is UTF-8; Polars would fill in short rows.
+
+    Its memory is that of a block. Raises BadData that names the line of a row that differs.
+    """
+    header, rows, block = _header(table), 0, b""
+    with _opened(table) as file:
+        try:
+            while (block := file.read(_BLOCK) + file.readline()) and (plain := _plain_rows(block, header, table)):
+                rows += plain
+            others, empty_at = _looked_at(chain(io.BytesIO(block), file), rows, header, table)
+        except _Uncountable:
+            return table
+        except (OSError, EOFError, zlib.error):
+            raise _damaged(table) from None
+    return replace(table, rows=max(rows + others - 1, 0), ends_empty=bool(empty_at))
+
+
+def _plain_rows(block: bytes, header: Sequence[str], table: OpenTable) -> int:
+    """How many rows the block has, if each is a line with as many fields as the header; else none."""
+    lines = block.removesuffix(b"\n").split(b"\n")
+    if b'"' in block or {line.count(table.separator.encode()) for line in lines} != {len(header) - 1}:
+        return 0
+    try:
+        return len(lines) if block.isascii() or block.decode() else 0
+    except UnicodeDecodeError:
+        return 0
+
+
+def _looked_at(lines: Iterable[bytes], before: int, header: Sequence[str], table: OpenTable) -> tuple[int, int]:
+    """How many rows there are in `lines`, and the first of the empty ones that they end in, if they do."""
+    rows = empty_at = 0
+    for at, fields in _rows(enumerate(lines, start=before + 1), table):
+        if fields == 0 and len(header) > 1:
+            empty_at = empty_at or at
+            continue
+        if empty_at:
+            raise BadData(f"{table.said}: {table.shown}, line {empty_at} is empty.", hint="Remove it.")
+        if fields != len(header):
+            raise _ragged(table, at, fields, len(header))
+        rows += 1
+    return rows, empty_at
+
+
+def _rows(lines: Iterator[tuple[int, bytes]], table: OpenTable) -> Iterator[tuple[int, int]]:
+    """The line at which each row begins, and how many fields it has; none where the line is empty.
+
+    Raises _Uncountable at a field that is longer than Python's reader takes; Polars may still read it.
+    """
+    for at, line in lines:
+        _decodable(table, at, line)
+        if b'"' in line:  # it may hide separators and ends of lines
+            rest = chain([line], (_decodable(table, after, more) for after, more in lines))
+            reader = csv.reader((more.decode("latin-1") for more in rest), delimiter=table.separator)
+            try:
+                yield at, len(next(reader))
+            except csv.Error:
+                raise _Uncountable from None
+            continue
+        yield at, line.count(table.separator.encode()) + 1 if line.strip(b"\r\n") else 0
+
+
+class _Uncountable(Exception):
+    """Rows cannot be told apart here."""
+
+
+def _decodable(table: OpenTable, at: int, line: bytes) -> bytes:
+    """The line, if it is UTF-8; else raises BadData."""
+    try:
+        if not line.isascii():
+            line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadData(f"{table.said}: {table.shown}, line {at} is not UTF-8.", hint="Save it as UTF-8.") from None
+    return line
+
+
+def _ragged(table: OpenTable, line: int, fields: int, wanted: int) -> BadData:
+    has = "1 field" if fields == 1 else f"{fields} fields"
+    return BadData(
+        f"{table.said}: {table.shown}, line {line} has {has}, the header has {wanted}.",
+        hint="Mend the line, or the `separator`.",
+    )
+
+
+def _header(table: OpenTable) -> list[str]:
+    """The names in a CSV table's header. Raises BadData if two are the same."""
+    with _opened(table) as file:
+        try:
+            reader = csv.reader((line.decode("utf-8-sig") for line in file), delimiter=table.separator)
+            names = next(reader, [])
+        except (OSError, EOFError, zlib.error):
+            raise _damaged(table) from None
+        except (UnicodeDecodeError, csv.Error):
+            fix = "Save it as UTF-8."
+            raise BadData(f"{table.said}: {table.shown} has no header that can be read.", hint=fix) from None
+    databases.refuse_double(names, f"{table.said}: {table.shown}")
+    return names
+
+
+def _scanned(table: OpenTable, texts: Collection[str], sample: int | None) -> "pl.LazyFrame":
+    import polars as pl
+
+    if table.parts and table.format == "csv":
+        return pl.concat([_scanned(part, texts, sample) for part in table.parts], how="vertical_relaxed")
+    if table.format == "parquet":
+        paths = [part.content for part in table.parts if isinstance(part.content, Path)]
+        hive = any("=" in part.shown for part in table.parts)  # year=2024/part-0.parquet
+        return pl.scan_parquet(paths or table.content, glob=False, hive_partitioning=hive)
+    return pl.scan_csv(
+        table.content,
+        separator=table.separator,
+        null_values=list(table.null_values),
+        infer_schema_length=sample,
+        schema_overrides={name: pl.String for name in _header(table) if name in texts},
+        n_rows=table.rows if table.ends_empty else None,
+        glob=False,
+    )
+
+
+def _refuse_differing(parts: Sequence[OpenTable]) -> None:
+    """Raise BadData if a file of a folder has other columns than the first."""
+    first = _columns(parts[0])
+    for part in parts[1:]:
+        if _columns(part) != first:
+            raise BadData(
+                f"{part.said}: {part.shown} has other columns, or of other types, than {parts[0].shown}.",
+                hint="All files of a folder are one table.",
+            )
+
+
+def _columns(part: OpenTable) -> "list[str] | dict[str, pl.DataType]":
+    import polars as pl
+
+    if part.format == "csv":
+        return _header(part)
+    try:
+        return dict(pl.read_parquet_schema(part.content))
+    except (pl.exceptions.PolarsError, OSError):
+        raise BadData(
+            f"{part.said}: {part.shown} is no parquet table that can be read.", hint="Write it anew."
+        ) from None

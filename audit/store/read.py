@@ -434,22 +434,43 @@ def datasets(store: AuditStore, *, limit: int | None = None) -> list[dict[str, A
 
 
 def reports(
-    store: AuditStore, types: Sequence[str], *, address: str | None = None, limit: int | None = None
+    store: AuditStore,
+    types: Sequence[str],
+    *,
+    keys: Sequence[str] = ("report",),
+    address: str | None = None,
+    limit: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Pages for people that events of these types name, each once, the latest first; `run` is the flow run's name."""
+    """Pages for people, each once, the latest first: those that events of these types name under `keys`, and those
+    that task runs came to. `run` is the flow run's name; `spec` is absent where only a task run tells of the page."""
     return _rows(
         store,
-        """SELECT e.id AS event_id, e.type, e.time, max(e.seq) AS seq,
-                  json_extract(p.body, '$.spec') AS spec, json_extract(p.body, '$.report.of') AS name,
-                  json_extract(p.body, '$.report.address') AS address,
+        """WITH named AS (
+             SELECT p.event_seq AS seq, 1 AS told, json_extract(p.body, '$.spec') AS spec, r.value AS report
+               FROM event e JOIN payload p ON p.event_seq = e.seq, json_each(p.body) r
+              WHERE e.type IN (SELECT value FROM json_each(:types)) AND r.type = 'object'
+                AND r.key IN (SELECT value FROM json_each(:keys))
+             UNION ALL
+             SELECT p.event_seq, 0, NULL, r.value
+               FROM event e JOIN payload p ON p.event_seq = e.seq, json_each(p.body, '$.outputs') r
+              WHERE e.type = 'task_run.completed' AND instr(p.body, :address_or_kind)
+                AND json_extract(r.value, '$.kind') = 'report'
+           ), each AS (
+             SELECT max(told * 9e15 + seq), seq, spec, json_extract(report, '$.of') AS name,
+                    json_extract(report, '$.address') AS address
+               FROM named WHERE :address IS NULL OR json_extract(report, '$.address') = :address GROUP BY 5
+           )
+           SELECT e.id AS event_id, e.type, e.time, each.seq, each.spec, each.name, each.address,
                   (SELECT json_extract(b.body, '$.run_name') FROM event f JOIN payload b ON b.event_seq = f.seq
                     WHERE f.flow_run_id = e.flow_run_id AND f.type GLOB 'flow_run.*' ORDER BY f.seq LIMIT 1) AS run
-             FROM event e JOIN payload p ON p.event_seq = e.seq
-            WHERE e.type IN (SELECT value FROM json_each(:types))
-              AND json_extract(p.body, '$.report.address') IS NOT NULL
-              AND (:address IS NULL OR json_extract(p.body, '$.report.address') = :address)
-            GROUP BY address ORDER BY seq DESC LIMIT :limit""",
-        {"types": _json(types), "address": address, "limit": _all(limit)},
+             FROM each JOIN event e ON e.seq = each.seq ORDER BY each.seq DESC LIMIT :limit""",
+        {
+            "types": _json(types),
+            "keys": _json(keys),
+            "address": address,
+            "address_or_kind": address or '"kind":"report"',
+            "limit": _all(limit),
+        },
     )
 
 

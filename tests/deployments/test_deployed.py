@@ -30,11 +30,12 @@ from audit.events.payloads import DriftFacts, Used
 from audit.settings import settings
 from audit.store import read
 from audit.store.engine import open_store
-from deployments.automations import bring_in_line
+from deployments.automations import bring_in_line, retrainings
 from deployments.where import CLONE
 from flows import _deployed as deployed
 from tests.deployments.test_prefect_yaml import CONTAINED, HERE
 from tests.deployments.test_server import until
+from tests.deployments.visits import SPEC, write_visits
 from tests.receivers import webhook
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
@@ -95,6 +96,15 @@ def client(machine: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
     settings.cache_clear()
 
 
+@pytest.fixture(scope="module")
+def users(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two specs of a user's outside this folder, the second one without months."""
+    folder = tmp_path_factory.mktemp("users")
+    visits, returns = write_visits(folder), folder / "returns.yaml"
+    returns.write_text(SPEC.replace("name: visits", "name: returns"))
+    return [visits, returns]
+
+
 @pytest.fixture
 def told() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """An address for messages, and what arrived there."""
@@ -112,6 +122,62 @@ def test_deploying_again_asks_nothing_and_changes_nothing(machine: dict[str, str
 
     assert deployed.note_deployed("flights") == []
     assert len([a for a in deployed.automations(client) if not deployed.is_ours(a)]) == 3  # a trigger a pool
+
+
+def test_two_specs_of_the_users_stand_beside_ours_and_deploying_them_again_changes_nothing(
+    machine: dict[str, str], client: SyncPrefectClient, users: list[Path]
+) -> None:
+    deployed.note_deployed("flights")
+    deploy_for(machine, *users)
+    for name in ("visits", "returns"):
+        noted = deployed.note_deployed(name)
+        assert {f"deployment {flow}/{name}-{flow}" for flow in HERE} <= set(noted)
+    assert deployed.note_deployed("flights") == [], "ours are as they were"
+    ids = {name: one.id for name, one in deployed.deployments(client).items()}
+
+    deploy_for(machine, *reversed(users))
+    assert {name: one.id for name, one in deployed.deployments(client).items()} == ids
+    assert [deployed.note_deployed(name) for name in ("visits", "returns", "flights")] == [[], [], []]
+
+    retrained = [a.name for a in retrainings(deployed.deployments(client)) if "docker" not in a.name]
+    assert (
+        "prefect-audit: drift or decay in monitoring/returns-monitoring starts training/returns-training" in retrained
+    )
+    assert len([name for name in retrained if "visits-training" in name]) == 1
+
+
+def test_a_users_spec_is_scheduled_daily_in_utc_and_only_its_own_monitoring_follows_a_scoring_run(
+    machine: dict[str, str], client: SyncPrefectClient, users: list[Path]
+) -> None:
+    deploy_for(machine, *users)
+    name = "scoring/returns-scoring"
+    until(lambda: [run for run in runs(client, name, also_waiting=True) if run["auto_scheduled"]], 60)
+    due = [run for run in runs(client, name, also_waiting=True) if run["auto_scheduled"]]
+    assert {datetime.fromisoformat(run["expected_start_time"]).strftime("%H:%M %Z") for run in due} == {"05:00 UTC"}
+    assert {run["parameters"]["spec_file"] for run in due} == {str(users[1])}
+
+    scoring = deployed.deployments(client)[name]
+    ran("training/returns-training", client)
+    client.create_deployment_schedules(scoring.id, [(IntervalSchedule(interval=timedelta(seconds=8)), True)])
+    until(lambda: completed(client, name), 120)
+    until(lambda: completed(client, "monitoring/returns-monitoring"), 120)
+
+    (on_time, *_) = completed(client, name)
+    assert on_time["auto_scheduled"] and on_record(on_time) == ["flow_run.running", "flow_run.completed"]
+    assert not runs(client, "monitoring/visits-monitoring")
+    assert not [run for run in runs(client, "monitoring/monitoring") if run["parameters"] == FLIGHTS]
+
+
+def test_a_spec_that_is_gone_is_told_and_stops_no_other(
+    machine: dict[str, str], client: SyncPrefectClient, users: list[Path]
+) -> None:
+    deploy_for(machine, *users)
+    text = users[0].read_text()
+    users[0].unlink()
+    try:
+        assert f"{users[0]} does not exist." in brought(client, only_plan=True)
+    finally:
+        users[0].write_text(text)
 
 
 def test_a_schedule_fires_and_none_does_once_it_is_paused_which_is_on_record(
@@ -277,6 +343,20 @@ def prefect(environment: dict[str, str], *words: str) -> None:
 
 def deploy(environment: dict[str, str], file: str) -> None:
     prefect(environment, "deploy", "--all", "--prefect-file", file)
+
+
+def deploy_for(environment: dict[str, str], *specs: Path) -> None:
+    """As `make deploy SPEC=…` does."""
+    command = [sys.executable, "-m", "deployments.deploy", *map(str, specs)]
+    done = subprocess.run(command, cwd=CLONE, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def ran(name: str, client: SyncPrefectClient) -> None:
+    """A run of the deployment on the worker, to its good end."""
+    run = client.create_flow_run_from_deployment(deployed.deployments(client)[name].id)
+    until(lambda: client.read_flow_run(run.id).end_time, 240)
+    assert client.read_flow_run(run.id).state_type.value == "COMPLETED"
 
 
 def runs(client: SyncPrefectClient, name: str, *, also_waiting: bool = False) -> list[dict[str, Any]]:

@@ -1,114 +1,39 @@
-"""Judging a model: the figures are scikit-learn's, the intervals are paired, what was not measured has not held."""
+"""Judging a model: what is on record and on the page, which gates hold, and what the champion is worth beside it."""
 
-import time
+import re
 
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
 from audit.artifacts import datasets, models, reports
 from audit.errors import BadData
 from audit.events.payloads import Gate, Metric
 from audit.events.references import ModelVersion
-from audit.spec.model import Gates
+from audit.spec.model import Gates, Spec
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
-from tasks._judging import figures, judge, with_intervals
-from tasks.evaluate import SLICE_ROWS, SLICE_VALUES, evaluate, for_people, gates, slices, widest_gap
+from tasks._frames import MAIN, Predicted
+from tasks._judging import judge
+from tasks._slices import Gap
+from tasks.evaluate import CLASSES_SHOWN, TENTHS, evaluate, for_people, gates, in_a_line, widest_gaps
 from tasks.register import promote, register
 from tasks.train import fit
+from tests.tasks.kinds import NAMES, foretold, loans_with, spec_of
 
-ROWS = st.lists(
-    st.tuples(st.booleans(), st.integers(0, 20), st.integers(0, 3)), min_size=2, max_size=60
-)  # target, score in twentieths (so that there are ties), how often the row was drawn
-
-
-def both_classes_drawn(rows):
-    return {target for target, _, count in rows if count} == {True, False}
+FIGURES = {
+    "auc": 0.7, "accuracy": 0.8, "calibration_error": 0.02, "r2": 0.4, "mae": 1_200.5, "rmse": 1_500.0,
+}  # fmt: skip
+MEASURED = [Metric(name=name, value=value, rows=100) for name, value in FIGURES.items()]
 
 
-@given(ROWS.filter(both_classes_drawn))
-@settings(deadline=None)
-def test_figures_are_those_of_scikit_learn_with_ties_and_with_rows_drawn_many_times(rows):
-    target, score, counts = np.array(rows, dtype=float).T
-    score = score / 20
-    decided = score >= 0.5
-    found = figures(judge(target.astype(np.int8), score, 0.5), counts)
-    weights = {"sample_weight": counts}
-    expected = {
-        "auc": oracle.roc_auc_score(target, score, **weights),
-        "average_precision": oracle.average_precision_score(target, score, **weights),
-        "log_loss": oracle.log_loss(target, np.clip(score, 1e-15, 1 - 1e-15), **weights),
-        "brier": oracle.brier_score_loss(target, score, **weights),
-        "accuracy": oracle.accuracy_score(target, decided, **weights),
-        "precision": oracle.precision_score(target, decided, zero_division=0, **weights),
-        "recall": oracle.recall_score(target, decided, **weights),
-        "calibration_error": calibration_error(target, score, counts),
-    }
-    assert found == pytest.approx(expected, abs=1e-9)
+def gap(value: float) -> Gap:
+    return Gap(Metric(name="x", value=0.5, slice="a=1"), Metric(name="x", value=0.5 + value, slice="a=2"))
 
 
-def calibration_error(target, score, counts):
-    bins = np.minimum(np.floor(score * 10), 9)
-    gaps = [abs(np.sum((counts * (target - score))[bins == b])) for b in range(10)]
-    return sum(gaps) / counts.sum()
-
-
-def test_an_interval_holds_its_figure_and_narrows_with_more_rows():
-    few, many = (with_intervals([judge(*drawn(rows), 0.5)])[0] for rows in (500, 8_000))
-    for small, large in zip(few, many, strict=True):
-        assert small.low <= small.value <= small.high
-        assert large.high - large.low < small.high - small.low
-
-
-def test_against_itself_a_model_gains_exactly_nothing():
-    judged = judge(*drawn(500), 0.5)
-    *_, difference = with_intervals([judged, judged])
-    assert {(metric.value, metric.low, metric.high) for metric in difference} == {(0.0, 0.0, 0.0)}
-
-
-def test_a_difference_on_the_same_rows_is_surer_than_two_intervals_apart():
-    target, score = drawn(2_000)
-    blurred = np.clip(score + np.random.default_rng(3).normal(0, 0.1, len(score)), 0, 1)
-    own, rival, difference = with_intervals([judge(target, score, 0.5), judge(target, blurred, 0.5)])
-    assert difference[0].name == "auc"
-    assert difference[0].value == pytest.approx(own[0].value - rival[0].value)
-    assert difference[0].low > 0
-    assert difference[0].high - difference[0].low < (own[0].high - own[0].low) / 1.5
-
-
-def test_two_models_on_35000_rows_take_less_than_a_second_and_a_half():
-    target, score = drawn(35_000)
-    began = time.process_time()
-    with_intervals([judge(target, score, 0.5), judge(target, score[::-1], 0.5)])
-    assert time.process_time() - began < 1.5
-
-
-def test_slices_are_the_largest_values_with_enough_rows_of_both_outcomes(loan_spec):
-    many = [f"v{i:02}" for i in range(SLICE_VALUES + 5)]
-    region = [value for value in many for _ in range(SLICE_ROWS + 10)] + ["few"] * (SLICE_ROWS - 1) + ["sure"] * 500
-    target, score = drawn(len(region))
-    target[np.array(region) == "sure"] = 1
-    found = slices(pl.DataFrame({"region": region}), target, score, loan_spec)
-    assert len(found) == SLICE_VALUES - 1  # the largest, `sure`, has one outcome only
-    assert {metric.slice for metric in found} < {f"region={value}" for value in many}
-    inside = np.array(region) == "v00"
-    assert found[0].value == pytest.approx(oracle.roc_auc_score(target[inside], score[inside]))
-
-
-def test_a_slice_column_that_is_not_there_is_named(loans, loan_spec):
-    with pytest.raises(BadData, match="slice column 'region' is not in the test rows"):
-        slices(loans.drop("region"), *drawn(600), loan_spec)
-
-
-def test_the_gap_is_between_slices_of_one_column():
-    sliced = [sliced_auc("a=1", 0.9), sliced_auc("a=2", 0.8), sliced_auc("b=1", 0.5)]
-    assert widest_gap(sliced) == pytest.approx(0.1)
-    assert widest_gap(sliced[1:]) is None
+GAPS = {"slice_gap": gap(0.125), "selection_gap": gap(0.25), "recall_gap": gap(0.375)}
 
 
 @pytest.mark.parametrize(
@@ -120,18 +45,38 @@ def test_the_gap_is_between_slices_of_one_column():
         ({"max_calibration_error": 0.019}, -0.005, {"calibration_error": False, "gain": True}),
         ({"min_rows": 100}, 0.1, {"rows": True, "gain": True}),
         ({"min_rows": 101}, -0.006, {"rows": False, "gain": False}),
-        ({"max_slice_gap": 1.0}, 0.1, {"gain": True, "slice_gap": False}),
+        ({"min_accuracy": 0.8, "min_gain": None}, None, {"accuracy": True}),
+        ({"min_accuracy": 0.81, "min_gain": None}, None, {"accuracy": False}),
+        ({"min_r2": 0.4, "max_mae": 1_200.5, "max_rmse": 1_500, "min_gain": None}, None,
+         {"r2": True, "mae": True, "rmse": True}),
+        ({"min_r2": 0.41, "max_mae": 1_200, "max_rmse": 1_499, "min_gain": None}, None,
+         {"r2": False, "mae": False, "rmse": False}),
+        ({"max_slice_gap": 0.125, "max_selection_gap": 0.25, "max_recall_gap": 0.375, "min_gain": None}, None,
+         {"slice_gap": True, "selection_gap": True, "recall_gap": True}),
+        ({"max_slice_gap": 0.12, "max_selection_gap": 0.24, "max_recall_gap": 0.37, "min_gain": None}, None,
+         {"slice_gap": False, "selection_gap": False, "recall_gap": False}),
     ],
 )  # fmt: skip
-def test_a_gate_holds_at_its_limit_and_never_where_nothing_was_measured(wanted, gain, held):
-    metrics = [Metric(name="auc", value=0.7, rows=100), Metric(name="calibration_error", value=0.02, rows=100)]
-    judged = gates(Gates.model_validate(wanted), metrics, [], gain, champion=True)
+def test_a_gate_holds_at_its_limit(wanted, gain, held):
+    judged = gates(Gates.model_validate(wanted), MEASURED, GAPS, gain, champion=True)
     assert {gate.name: gate.held for gate in judged} == held
 
 
+@pytest.mark.parametrize("gate", sorted(Gates.model_fields.keys() - {"min_rows"}))
+def test_a_gate_on_what_was_not_measured_has_not_held(gate):
+    judged = gates(
+        Gates.model_validate({"min_gain": None, gate: 1}), [Metric(name="x", value=1)], {}, None, champion=True
+    )
+    assert [(found.value, found.held) for found in judged] == [(None, False)]
+
+
 def test_without_a_champion_no_gain_is_asked_for():
-    metrics = [Metric(name="auc", value=0.7, rows=100), Metric(name="calibration_error", value=0.02, rows=100)]
-    assert gates(Gates(), metrics, [], None, champion=False) == []
+    assert gates(Gates(), MEASURED, {}, None, champion=False) == []
+
+
+def test_a_limit_is_on_record_as_it_was_written():
+    wanted = Gates(max_mae=1_234_567.5, min_rows=5_000_000, min_gain=None)
+    assert [gate.limit for gate in gates(wanted, MEASURED, {}, None, champion=True)] == ["<= 1234567.5", ">= 5000000"]
 
 
 def test_an_evaluation_is_on_record_with_its_report(home, loans, later_loans, loan_spec):
@@ -146,9 +91,45 @@ def test_an_evaluation_is_on_record_with_its_report(home, loans, later_loans, lo
         oracle.roc_auc_score(later_loans["repaid"], frames.predicted(models.load(model), later_loans, loan_spec).score)
     )
     page = reports.read(found.report).decode()
-    assert "| auc | 0." in page
-    assert "| region=north |" in page
-    assert "| 0.9 to 1.0 |" in page
+    assert ">auc</td>" in page
+    assert ">region=north</td>" in page
+    assert ">0.9 to 1.0</td>" in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "line", "sections"),
+    [
+        ("binary", r"AUC 0\.\d{3} \[", ["Calibration"]),
+        ("multiclass", r"AUC 0\.\d{3} \[", ["Calibration", "Confusion"]),
+        ("regression", r"R² 0\.\d{3} \[", ["Residuals"]),
+    ],
+)
+def test_a_model_of_every_kind_is_judged_by_its_own_figures_and_told_of_in_their_words(home, kind, line, sections):
+    spec = spec_of(kind)
+    model = models.put(fit(loans_with(kind), spec), "loans")
+    found = evaluate.fn(model, datasets.put(loans_with(kind, 400, seed=1), "loans/test"), spec)
+
+    (event,) = read.events(open_store(), types=("model.evaluated",))
+    assert event.payload["main"] == found.main == MAIN[kind]
+    assert event.payload["metrics"][0]["name"] == MAIN[kind]
+    assert re.match(line, in_a_line(found))
+    page = reports.read(found.report).decode()
+    named = re.findall("<h2>(.+?)</h2>", page)
+    assert named == ["Gates", "Figures", *sections, "Slices"]
+
+
+@pytest.mark.parametrize("kind", MAIN)
+def test_a_gain_is_of_the_main_figure_on_the_same_rows(home, kind):
+    spec, test = spec_of(kind), datasets.put(loans_with(kind, 400, seed=1), "loans/test")
+    champion = in_production(models.put(fit(loans_with(kind, 60), spec), "loans"), test, spec)
+    found = evaluate.fn(models.put(fit(loans_with(kind), spec), "loans"), test, spec)
+
+    (gate,) = found.gates
+    gain = frames.figure(MAIN[kind], found.difference)
+    assert found.champion == champion
+    assert gain and gate.value == gain.value > 0
+    own = evaluate.fn(champion, test, spec).metric(MAIN[kind]).value
+    assert found.metric(MAIN[kind]).value - own == pytest.approx(gain.value)
 
 
 def test_an_address_in_the_title_is_not_in_the_report(home, loans, later_loans, loan_spec):
@@ -187,33 +168,114 @@ def test_a_champion_that_cannot_be_compared_is_not_beaten(home, loans, later_loa
     assert "gain could not be measured, wanted >= -0.005" in found.failed()
 
 
-def test_test_rows_with_one_class_are_refused(home, loans, later_loans, loan_spec):
-    model = models.put(fit(loans, loan_spec), "loans")
-    with pytest.raises(BadData, match=r"'repaid' has only one class in [0-9]+ test rows"):
-        evaluate.fn(model, datasets.put(later_loans.filter("repaid"), "loans/test"), loan_spec)
+@pytest.mark.parametrize(
+    ("before", "kind"), [("binary", "multiclass"), ("multiclass", "regression"), ("regression", "binary")]
+)
+def test_a_champion_for_another_kind_of_target_is_not_comparable(home, before, kind):
+    former = spec_of(before)
+    rows = datasets.put(loans_with(before, 400, seed=1), "loans/test")
+    in_production(models.put(fit(loans_with(before), former), "loans"), rows, former)
+
+    spec, test = spec_of(kind), datasets.put(loans_with(kind, 400, seed=1), "loans/test")
+    found = evaluate.fn(models.put(fit(loans_with(kind), spec), "loans"), test, spec)
+
+    assert found.failed() == ["gain could not be measured, wanted >= -0.005"]
+    assert in_a_line(found).endswith("against v1: not comparable")
 
 
-def in_production(model, test, spec):
+@pytest.mark.parametrize(
+    ("renamed", "comparable"),
+    [({"A": "first", "B": "second", "C": "third"}, False), ({"A": "first"}, True)],
+    ids=["other classes", "one new class"],
+)
+def test_a_champion_for_other_classes_is_not_comparable_and_one_that_lacks_a_class_is(home, renamed, comparable):
+    spec = spec_of("multiclass")
+    known, new = (lambda rows: rows), (lambda rows: rows.with_columns(pl.col("grade").replace(renamed)))
+    learn, judge_on = loans_with("multiclass"), loans_with("multiclass", 400, seed=1)
+    in_production(models.put(fit(known(learn), spec), "loans"), datasets.put(known(judge_on), "loans/test"), spec)
+
+    test = datasets.put(new(judge_on), "loans/test")
+    found = evaluate.fn(models.put(fit(new(learn), spec), "loans"), test, spec)
+
+    assert found.champion and bool(found.difference) is comparable
+    if comparable:
+        assert found.held and found.difference[0].low > 0
+
+
+@pytest.mark.parametrize("kind", MAIN)
+def test_test_rows_of_one_outcome_are_refused(home, kind):
+    spec, rows = spec_of(kind), loans_with(kind, 400, seed=1)
+    model = models.put(fit(loans_with(kind), spec), "loans")
+    alike = rows.filter(pl.col(NAMES[kind]) == rows[NAMES[kind]][0])
+    what = "value" if kind == "regression" else "class"
+    with pytest.raises(BadData, match=rf"'{NAMES[kind]}' has only one {what} in [0-9]+ test rows"):
+        evaluate.fn(model, datasets.put(alike, "loans/test"), spec)
+
+
+def test_a_gap_that_is_too_wide_holds_a_model_back_and_the_page_says_between_whom(home, loans, later_loans, loan_spec):
+    late = later_loans.with_columns(repaid=pl.col("repaid") & (pl.col("region") == "north"))
+    wanted = Gates(max_slice_gap=0.5, max_selection_gap=0.5, max_recall_gap=1e-9)
+    spec = loan_spec.model_copy(update={"gates": wanted})
+    late = late.with_columns(
+        repaid=pl.when(pl.int_range(pl.len()) % 9 == 0).then(~pl.col("repaid")).otherwise("repaid")
+    )
+
+    found = evaluate.fn(models.put(fit(loans, spec), "loans"), datasets.put(late, "loans/test"), spec)
+
+    assert {gate.name: gate.held for gate in found.gates} == {
+        "slice_gap": True,
+        "selection_gap": True,
+        "recall_gap": False,
+    }
+    gap = widest_gaps(found.slices, spec)["recall_gap"]
+    assert found.gates[-1].value == gap.value > 0
+    page = reports.read(found.report).decode()
+    told = r"Widest gap of recall: 0\.\d{3}, in region between (north|south) 0\.\d{3} \(\d+ rows\) and (south|north)"
+    assert re.search(told, page)
+
+
+def in_production(model: ModelVersion, test, spec: Spec) -> ModelVersion:
     found = evaluate.fn(model, test, spec)
     return promote.fn(register.fn(model, found, spec), found, spec)
-
-
-def sliced_auc(name, value):
-    return Metric(name="auc", value=value, slice=name, rows=200)
-
-
-def drawn(rows):
-    """Targets, and scores that know something about them."""
-    generator = np.random.default_rng(5)
-    target = (generator.random(rows) < 0.3).astype(np.int8)
-    return target, np.clip(generator.normal(0.35 + 0.2 * target, 0.2), 0, 1)
 
 
 def test_the_page_shows_each_figure_whole_and_names_the_champion(loan_spec):
     gate = Gate(name="rows", limit=">= 5000", value=32_407, held=True)
     metric = Metric(name="auc", value=0.75, low=0.74, high=0.76, rows=2)
-    own = judge(np.array([0, 1], dtype=np.int8), np.array([0.2, 0.8]), 0.5)
+    own = judge(np.array([0, 1], dtype=np.int8), Predicted(np.array([0.2, 0.8])), loan_spec)
     champion = ModelVersion(address="artifact://x", digest="sha256:y", name="loans", version=3)
-    page = for_people(loan_spec, [metric], [metric], [gate], [], own, champion)
+    page = for_people(loan_spec, [metric], [metric], [gate], [], own, champion, small={"region": 2})
     assert "| gate | found | wanted | held |" in page and "| rows | 32,407 | >= 5000 | yes |" in page
     assert "against the champion v3" in page and "| figure | model | minus v3 |" in page
+    assert "2 values have fewer than 30 rows in region and cannot be judged." in page
+
+
+def test_the_page_has_every_row_of_many_classes_in_its_confusions_and_says_how_many_are_undecided():
+    names = tuple(f"class {at:02}" for at in range(CLASSES_SHOWN + 5))
+    came = np.repeat(np.arange(len(names)), np.arange(len(names)) + 1)
+    probabilities = np.full((len(came), len(names)), 0.4 / (len(names) - 1))
+    probabilities[np.arange(len(came)), (came + (np.arange(len(came)) % 7 == 0)) % len(names)] = 0.6
+    spec = spec_of("multiclass", threshold=0.7)
+    own = judge(np.array(names)[came], foretold(probabilities, names), spec)
+
+    page = for_people(spec, [], [], [], [], own)
+
+    rows = [line.strip("| ").split(" | ") for line in page.partition("### Confusion")[2].splitlines() if "|" in line]
+    head, body = rows[0][1:], rows[2:]
+    assert (len(head), head[-1], head[0]) == (CLASSES_SHOWN + 1, "all others", names[-1])
+    assert sum(int(cell) for line in body for cell in line[1:]) == len(came)
+    assert body[0][1:3] != body[1][1:3]
+    assert "By the threshold of 0.7, 100.0% of the rows are left undecided." in page
+
+
+def test_residuals_are_told_by_tenth_of_the_predicted_value_in_its_unit():
+    said = np.arange(1_000.0) * 100
+    came = said + np.where(said >= 90_000, 5_000, 0) + np.where(np.arange(1_000) % 2, 10, -10)
+    spec = spec_of("regression")
+
+    page = for_people(spec, [], [], [], [], judge(came, Predicted(said), spec))
+
+    rows = [line for line in page.partition("### Residuals")[2].splitlines() if line.startswith("| 100 |")]
+    assert len(rows) == TENTHS
+    assert rows[0] == "| 100 | 4,950 | 4,950 | 0 |"
+    assert rows[-1] == "| 100 | 94,950 | 99,950 | 5,000 |"

@@ -1,5 +1,6 @@
 """Outcomes that come in later: each goes to the decision that it belongs to, or to none."""
 
+import re
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -8,14 +9,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit.artifacts import datasets
+from audit.artifacts import datasets, models
 from audit.events.payloads import Metric
 from audit.events.references import ModelVersion, Window
 from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
+from flows._findings import decay_finding
+from flows._runs import in_words
+from tasks._frames import MAIN
+from tasks.evaluate import evaluate
 from tasks.outcomes import ABSENT, AMBIGUOUS, NAMELESS, UNKNOWN, UNSCORED, check_performance, join, verdict_of
+from tasks.register import promote, register
+from tasks.score import decide
+from tasks.train import fit
 from tests.tasks.conftest import LOANS
+from tests.tasks.kinds import loans_with, spec_of
 
 APRIL = Window.month(2024, 4)
 MODEL = ModelVersion(name="loans", version=1, address="artifact://sha256/m", digest="sha256:m")
@@ -51,7 +60,7 @@ def test_no_outcome_goes_to_another_s_decision_whatever_came_went_or_doubled(key
 
     joined = join(decisions, later, COUNTED)
 
-    assert joined.scores.to_list() == joined.outcomes["repaid"].to_list()
+    assert joined.decided["score"].to_list() == joined.outcomes["repaid"].to_list()
     assert joined.known + sum(joined.left_out.values()) == decisions.height
 
 
@@ -88,6 +97,23 @@ def test_decisions_from_before_the_spec_gained_a_key_are_joined_by_the_others() 
     assert join(decided(source).drop("applicant"), source, COUNTED).outcomes["repaid"].to_list() == [0, 1]
 
 
+def test_without_an_event_time_the_keys_alone_tell_rows_apart() -> None:
+    timeless = without_time(COUNTED)
+    source = rows([(0, "ann"), (1, "bob"), (2, "bob")])
+    joined = join(decided(source).drop("applied"), source[::-1], timeless)
+    assert (joined.outcomes["repaid"].to_list(), joined.left_out) == ([0], {AMBIGUOUS: 2})
+
+
+def test_decisions_from_before_the_spec_had_any_key_are_joined_to_nothing() -> None:
+    source = rows([(0, "ann"), (1, "bob")])
+    joined = join(decided(source).drop("applied", "applicant"), source, without_time(COUNTED))
+    assert (joined.known, joined.left_out) == (0, {NAMELESS: 2})
+
+
+def without_time(spec: Spec) -> Spec:
+    return spec.model_copy(update={"event_time": None, "schedule": None})
+
+
 def auc(value: float, high: float) -> Metric:
     return Metric(name="auc", value=value, low=value - (high - value), high=high)
 
@@ -114,7 +140,7 @@ def test_outcomes_that_are_not_in_are_said_once_not_every_day(home, loans: pl.Da
     first = check_performance.fn(decisions, source, MODEL, loan_spec, APRIL)
     second = check_performance.fn(decisions, source, MODEL, loan_spec, APRIL)
 
-    assert (first.verdict, first.known, first.auc) == ("not known yet", 100, None)
+    assert (first.verdict, first.known, first.figure) == ("not known yet", 100, None)
     assert second.event == first.event
     assert len(list(read.events(open_store(), types=("performance.checked",)))) == 1
 
@@ -125,7 +151,8 @@ def test_enough_outcomes_give_figures_with_intervals(home, loans: pl.DataFrame, 
     verdict = check_performance.fn(decisions, source, MODEL, loan_spec, APRIL)
 
     (checked,) = read.events(open_store(), types=("performance.checked",))
-    assert verdict.auc and verdict.auc.low < verdict.auc.value < verdict.auc.high  # type: ignore[operator]
+    found = verdict.figure
+    assert found and found.name == "auc" and found.low < found.value < found.high  # type: ignore[operator]
     assert {m["name"] for m in checked.payload["metrics"]} >= {"auc", "brier", "calibration_error"}
     assert checked.payload["left_out"] == [{"name": UNKNOWN, "value": 100}]
     assert verdict.verdict == "cannot be told"  # for no evaluation of this model is on record
@@ -141,7 +168,59 @@ def test_what_cannot_be_told_is_said_once_not_every_day(home, loans, loan_spec: 
 def test_outcomes_that_are_all_alike_give_no_figures(home, loans: pl.DataFrame, loan_spec: Spec) -> None:
     decisions, source = stored(loans.with_columns(repaid=pl.lit(True)), known=600)
     verdict = check_performance.fn(decisions, source, MODEL, loan_spec, APRIL)
-    assert (verdict.verdict, verdict.known, verdict.auc) == ("cannot be told", 600, None)
+    assert (verdict.verdict, verdict.known, verdict.figure) == ("cannot be told", 600, None)
+
+
+@pytest.mark.parametrize("kind", MAIN)
+def test_decisions_of_every_kind_are_judged_as_their_model_was_when_it_was_promoted(home, kind: str) -> None:
+    spec, test = spec_of(kind), loans_with(kind, 400, seed=1)
+    model = models.put(fit(loans_with(kind), spec), "loans")
+    evaluation = evaluate.fn(model, datasets.put(test, "loans/test"), spec)
+    champion = promote.fn(register.fn(model, evaluation, spec), evaluation, spec)
+
+    now = check_performance.fn(*decided_by(champion, test, spec), champion, spec, APRIL)
+    again = check_performance.fn(*decided_by(champion, worse(test, spec), spec), champion, spec, Window.month(2024, 5))
+
+    assert (now.verdict, again.verdict) == ("steady", "decayed")
+    assert now.figure == now.baseline == evaluation.metric(MAIN[kind])  # the same rows, the same resamples
+    assert [event.payload["main"] for event in read.events(open_store(), types=("performance.checked",))] == [
+        MAIN[kind]
+    ] * 2
+    called = {"auc": "AUC", "r2": "R²"}[MAIN[kind]]
+    assert f"of the {called}'s 95 % interval" in now.rule
+    (decay,) = read.events(open_store(), types=("performance.decayed",))
+    assert re.fullmatch(rf"{called} fell from 0\.\d{{3}} to -?\d+\.\d{{3}} in 2024-05", in_words(decay))
+    assert f": {called} " in decay_finding(again, spec).title
+
+
+def test_decisions_without_a_time_are_judged_by_their_keys(home) -> None:
+    spec, test = without_time(spec_of("regression")), loans_with("regression", 300).drop("applied")
+    champion = models.put(fit(test, spec), "loans")
+
+    verdict = check_performance.fn(*decided_by(champion, test, spec), champion, spec, None)
+
+    (checked,) = read.events(open_store(), types=("performance.checked",))
+    assert (verdict.window, verdict.known, checked.payload.get("window")) == (None, 300, None)
+    assert verdict.figure and verdict.figure.name == "r2"
+
+
+def test_decisions_from_before_the_target_had_several_classes_cannot_be_judged(home) -> None:
+    spec, rows = spec_of("multiclass"), loans_with("multiclass", 300)
+    decisions = rows.select("applied", "applicant", score=pl.lit(0.5))
+    stored = datasets.put(decisions, "loans/decisions"), datasets.put(rows, "loans/ingested")
+    verdict = check_performance.fn(*stored, MODEL, spec, APRIL)
+    assert (verdict.verdict, verdict.known, verdict.figure) == ("cannot be told", 300, None)
+
+
+def decided_by(model: ModelVersion, rows: pl.DataFrame, spec: Spec):
+    """What scoring decides on these rows, and the rows with their outcomes."""
+    decisions = decide(rows, models.load(model), model, spec)
+    return datasets.put(decisions, "loans/decisions"), datasets.put(rows, "loans/ingested")
+
+
+def worse(rows: pl.DataFrame, spec: Spec) -> pl.DataFrame:
+    """The same rows with the outcomes of others."""
+    return rows.with_columns(pl.col(spec.target.column).shuffle(seed=0))
 
 
 def stored(loans: pl.DataFrame, known: int):
