@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import date, timedelta
 from itertools import takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from audit.errors import NotFound, UserError
 from audit.events.references import DatasetVersion, ModelVersion, Window
@@ -11,6 +11,8 @@ from audit.recording.registry import subject_of
 from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
+from tasks.features import decided_alike
+from tasks.outcomes import UNKNOWN
 
 
 class Decided(NamedTuple):
@@ -52,6 +54,14 @@ def reference_of(model: ModelVersion, spec: Spec) -> DatasetVersion:
     raise NotFound(f"The training of {spec.name} v{model.version} is not on record.", hint="Train it again.")
 
 
+def tested_on(model: ModelVersion, spec: Spec) -> DatasetVersion | None:
+    """The rows that `model` was judged on; None where that is not on record."""
+    for evaluated in read.events(open_store(), types=("model.evaluated",), spec=spec.name):
+        if evaluated.payload and evaluated.payload["model"]["digest"] == model.digest:
+            return _dataset(evaluated.payload["tested_on"], evaluated.payload["tested_on"]["rows"])
+    return None
+
+
 def decided_on(window: Window | None, spec: Spec) -> Decided:
     """The last decisions that were made on `window`. Raises NotFound where there are none."""
     made = [decided for decided in _decided(spec) if decided.window == window]
@@ -62,8 +72,12 @@ def decided_on(window: Window | None, spec: Spec) -> Decided:
 
 
 def was_decided_by(model: ModelVersion, rows: DatasetVersion, spec: Spec) -> bool:
-    """Whether this very model has decided on these very rows."""
-    return any((d.features.digest, d.model.digest) == (rows.digest, model.digest) for d in _decided(spec))
+    """Whether this very model has decided on these very rows, whatever has become known of them since.
+
+    Then it is not asked again, however often it was trained and promoted anew: what is found in decisions starts a
+    training, and a training whose model decides on the same rows must not start the next one.
+    """
+    return any(d.model.digest == model.digest and decided_alike(d.features, rows, spec) for d in _decided(spec))
 
 
 def next_to_train(spec: Spec) -> Window | None:
@@ -101,7 +115,11 @@ def next_to_monitor(spec: Spec) -> Window | None:
 
 
 def unchecked(spec: Spec) -> Decided | None:
-    """Of a spec without months the last decisions, if nobody has looked at them yet."""
+    """Of a spec without months the last decisions, if nobody has looked at their rows yet.
+
+    Rows that a later model decides on once more are not looked at again: whatever they drifted from, a training has
+    been started for it.
+    """
     last = next((decided for decided in reversed(list(_decided(spec))) if decided.window is None), None)
     checked = read.events(open_store(), types=("drift.checked",), spec=spec.name)
     seen = {event.payload["current"]["address"] for event in checked if event.payload}
@@ -111,12 +129,13 @@ def unchecked(spec: Spec) -> Decided | None:
 def outcomes_due(spec: Spec, today: date) -> list[Decided]:
     """The decisions whose outcomes should be known by `today` and have no verdict yet, in order of time.
 
-    Of a window that was decided on twice, the later decisions count.
+    Of a window that was decided on twice, the later decisions count. Without windows a good verdict is not the last
+    one while outcomes are missing: those of the rows that the model was tested on were known from the beginning.
     """
     measured = {
         checked.payload["decisions"]["address"]
         for checked in read.events(open_store(), types=("performance.checked",), spec=spec.name)
-        if checked.payload and checked.payload["verdict"] in ("steady", "decayed")
+        if checked.payload and _is_settled(checked.payload)
     }
     latest = {d.window: d for d in _decided(spec)}
     wait = timedelta(days=spec.performance.delay_days)
@@ -125,6 +144,12 @@ def outcomes_due(spec: Spec, today: date) -> list[Decided]:
     if not (spec.event_time or spec.row_keys()):  # by nothing could an outcome be joined to its decision
         return []
     return sorted(due, key=lambda d: d.window.start if d.window else date.min)
+
+
+def _is_settled(found: dict[str, Any]) -> bool:
+    if found["verdict"] == "steady" and not found.get("window"):
+        return UNKNOWN not in {reason["name"] for reason in found["left_out"]}
+    return found["verdict"] in ("steady", "decayed")
 
 
 def _decided(spec: Spec) -> Iterator[Decided]:

@@ -62,6 +62,7 @@ def _import_ahead() -> None:
     """What the stages will import, while we wait for Prefect's server: some 15 s that nobody has to watch."""
     for name in ("great_expectations", "sklearn.ensemble", "skops.io", "evidently.presets"):
         import_module(name)
+    import_module("tasks._pictures").get_ready()
 
 
 def _pipeline(spec: Path, until: str, story: "Story") -> None:
@@ -166,7 +167,7 @@ class Story:
         payload = orjson.loads(event.body)
         self.events += 1
         if event.type == "predictions.scored":
-            self.decisions += payload["rows"] - payload["failed"]
+            self.decisions += payload["rows"] - payload["failed"] - payload["undecided"]
         if event.task_run_id:
             self.facts.setdefault(event.task_run_id, {})[event.type] = payload
         if told := _TOLD.get(event.type):
@@ -220,7 +221,8 @@ def _ingested(facts: Facts) -> tuple[str, str, str]:
     rows = facts["dataset.ingested"]
     count = len(rows.get("sources", []))
     tables = f"{count} {'table' if count == 1 else 'tables'}"
-    text = f"{_window(rows)}{rows['rows']:,} rows · {tables} · {_digest(rows['digest'])}"
+    changed = " · source changed" if any(source.get("changed_since") for source in rows.get("sources", [])) else ""
+    text = f"{_window(rows)}{rows['rows']:,} rows · {tables} · {_digest(rows['digest'])}{changed}"
     return "✓", "ingest", text
 
 
@@ -284,16 +286,22 @@ def _has_a_form() -> bool:
 def _scored(facts: Facts) -> tuple[str, str, str]:
     made = facts["predictions.scored"]
     failed = f" · {made['failed']:,} rows failed (on record)" if made["failed"] else ""
-    return "✓", "score", f"{_window(made)}{made['rows'] - made['failed']:,} decisions{failed}"
+    undecided = f" · {made['undecided']:,} undecided" if made["undecided"] else ""
+    decisions = made["rows"] - made["failed"] - made["undecided"]
+    return "✓", "score", f"{_window(made)}{decisions:,} decisions{undecided}{failed}"
 
 
 def _drift(facts: Facts) -> tuple[str, str, str]:
     found = facts["drift.checked"]
+    if not found["watched"]:
+        reasons = {column["value"] for column in found["left_out"]}
+        return "✓", "drift", f"{_window(found)}{reasons.pop() if len(reasons) == 1 else 'nothing to compare'}"
     top = sorted((c for c in found["columns"] if c["drifted"]), key=lambda c: -c["score"] / (c["threshold"] or 1))[:3]
     named = ", ".join(f"{c['name']} {c['score']:.2f} > {c['threshold']:.2f}" for c in top)
     text = f"{_window(found)}{found['drifted']} of {found['watched']} watched columns"
     text += f" ({named})" if named else ""
-    return ("!", "drift", f"{text} → retraining") if found["detected"] else ("✓", "drift", text)
+    asks = " → retraining" if found.get("window") else ""  # without months the pipeline would learn the same again
+    return ("!", "drift", f"{text}{asks}") if found["detected"] else ("✓", "drift", text)
 
 
 def _anomalies(facts: Facts) -> tuple[str, str, str] | None:
@@ -315,7 +323,7 @@ def _performance(facts: Facts) -> tuple[str, str, str]:
     if not now or not then:
         return "✓", "performance", f"{window}{found.known:,} of {found.rows:,} outcomes known"
     text = f"{window}{called(found.main)} {with_interval(now)} against {then.value:.3f}"
-    asks = " → retraining" if "performance.decayed" in facts else ""
+    asks = " → retraining" if "performance.decayed" in facts and found.window else ""
     return "✓" if found.verdict == "steady" else "!", "performance", text + asks
 
 

@@ -54,7 +54,8 @@ def monitoring(spec_file: str = SHIPPED, window: Window | None = None) -> Monito
 
     Args:
         spec_file: The use case, for example flows/specs/flights.yaml.
-        window: Which decisions to look at; by default the next month that was decided on and not yet checked.
+        window: Which decisions to look at; by default the next month that was decided on and not yet checked. A spec
+            without a schedule has no months: the last decisions, if nobody has looked at them yet.
     """
     spec = begin(spec_file)
     get_ready(spec)
@@ -72,7 +73,8 @@ def monitoring(spec_file: str = SHIPPED, window: Window | None = None) -> Monito
 def look_for_drift(spec: Spec, decided: known.Decided) -> DriftVerdict:
     """Drift between the champion's training rows and the rows decided on. Told at once: people wait for it."""
     champion = known.champion_of(spec)
-    verdict = check_drift(known.reference_of(champion, spec), decided.features, spec, champion, decided.window)
+    learnt, tested = known.reference_of(champion, spec), known.tested_on(champion, spec)
+    verdict = check_drift(learnt, decided.features, spec, champion, decided.window, tested)
     tell_of_drift(verdict, spec, decided.window)
     return verdict
 

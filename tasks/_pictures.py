@@ -296,7 +296,7 @@ def distributions(shown: Sequence[Distribution]) -> Markup:
         for axes in panels[len(shown) :]:
             axes.set_visible(False)
 
-    names = ", ".join(column.name for column in shown)
+    names = ", ".join(_one_line(column.name) for column in shown)
     return _drawn(
         draw,
         title="How the drifted columns are spread",
@@ -400,9 +400,14 @@ def _room(labels: Sequence[str]) -> float:
 
 
 def _label(text: str, longest: int = LONGEST) -> str:
-    """`text` as a label: one line, no sign that turns the writing round, cut where it is long."""
-    shown = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    """`text` as a label: one line, cut where it is long."""
+    shown = _one_line(text)
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def _one_line(text: str) -> str:
+    """`text` without what cannot be seen, or would turn the writing round."""
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
 
 
 def _wilson(share: "Floats", rows: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> "tuple[Floats, Floats]":

@@ -71,8 +71,9 @@ def _write(beside: Path, snapshot: "Snapshot", facts: DriftFacts, spec: Spec) ->
     from evidently.ui.workspace import Workspace
 
     workspace = Workspace.create(str(beside))
+    of = "by month" if spec.schedule else "check by check"
     project = workspace.add_project(
-        ProjectModel(id=project_of(spec.name), name=spec.name, description=f"{redact.text(spec.title)}: drift by month")
+        ProjectModel(id=project_of(spec.name), name=spec.name, description=f"{redact.text(spec.title)}: drift {of}")
     )
     for panel in _panels(facts):
         project.dashboard.add_panel(panel)

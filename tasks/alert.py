@@ -56,6 +56,16 @@ OVER: dict[str, str] = {
     "failed": "The flow completed.",
 }
 
+# What is done about drift: within a table, the pipeline would learn from the same rows again.
+RETRAINS = (
+    "The pipeline or the automation retrains for it; nothing to do unless the new model fails its gates.",
+    "Where neither runs, start the training flow with this event as its cause.",
+)
+RETRAINS_ON_THE_TABLE = (
+    "The automation trains on the table as it is by now; the pipeline does not, for it has just learnt from it.",
+    "Look whether the rows that the model has not learnt from are of another kind, or of another time.",
+)
+
 log = logging.getLogger("audit")
 
 
@@ -95,7 +105,7 @@ class Verdict(Protocol):
     @property
     def columns(self) -> tuple[ColumnDrift, ...]: ...
     @property
-    def report(self) -> Report: ...
+    def report(self) -> Report | None: ...
 
 
 def drift_finding(verdict: Verdict, spec: Spec, window: Window | None) -> Finding | None:
@@ -106,11 +116,7 @@ def drift_finding(verdict: Verdict, spec: Spec, window: Window | None) -> Findin
         return Finding(
             kind="drift",
             title=f"Drift in {spec.name}{_of(window)}: {len(drifted)} of {len(verdict.columns)} watched columns",
-            body=_lines(
-                _scores(drifted),
-                "The pipeline or the automation retrains for it; nothing to do unless the new model fails its gates.",
-                "Where neither runs, start the training flow with this event as its cause.",
-            ),
+            body=_lines(_scores(drifted), *(RETRAINS if window else RETRAINS_ON_THE_TABLE)),
             severity="warning",
             window=str(window) if window else None,
             cause=verdict.event,
@@ -234,7 +240,12 @@ def get_ready(spec: Spec) -> None:
 
 
 def tell_of_drift(verdict: Verdict, spec: Spec, window: Window | None) -> None:
-    """For the monitoring flow: tell of drift, or that it is over; of the scores nothing while the rule fires."""
+    """For the monitoring flow: tell of drift, or that it is over; of the scores nothing while the rule fires.
+
+    Where nothing could be compared, nothing is over.
+    """
+    if not verdict.columns:
+        return
     if finding := drift_finding(verdict, spec, window):
         send_alert(finding, spec)
     if not verdict.detected:
@@ -519,8 +530,10 @@ def _scores(drifted: Sequence[ColumnDrift]) -> str:
     return f"{shown} …" if len(drifted) > TOP else shown
 
 
-def _address(report: Report) -> str:
+def _address(report: Report | None) -> str | None:
     """Where a reader elsewhere can open it; a path on this machine would tell them nothing."""
+    if report is None:
+        return None
     return (reports.link(report) if settings().reports_url else None) or report.address
 
 

@@ -1,9 +1,9 @@
 """Hold one window's decisions against this spec's own history: how many, how many failed, what scores, how long.
 
-The usual range is the median of earlier windows about as long, or without windows of all earlier decisions, plus and minus `FACTOR` spreads. A spread is the median
-absolute deviation, scaled to a standard deviation, and never less than a floor: figures that have not moved so far
-would else make an anomaly of the first that does. With fewer than `ENOUGH` earlier windows nothing is said. It finds
-what is broken, half the rows or a doubled score, not what drifts.
+The usual range is the median of earlier windows about as long, without windows of all earlier decisions, plus and minus
+`FACTOR` spreads. A spread is the median absolute deviation, scaled to a standard deviation, and never less than a
+floor: figures that have not moved so far would else make an anomaly of the first that does. With fewer than `ENOUGH`
+earlier windows nothing is said. It finds what is broken, half the rows or a doubled score, not what drifts.
 """
 
 import statistics
@@ -152,10 +152,11 @@ def shown(value: float) -> str:
 
 def _positive_share(scored: Mapping[str, Any]) -> float | None:
     """Of all decisions; None where nothing was decided true or false."""
-    decided = scored["rows"] - scored["failed"]
+    decided: int = scored["rows"] - scored["failed"]
     if scored.get("kind") == "multiclass" or not scored["decisions"] or not decided:
         return None
-    return next(float(count["value"]) for count in scored["decisions"] if count["name"] == "positive") / decided
+    positive: int = next(count["value"] for count in scored["decisions"] if count["name"] == "positive")
+    return positive / decided
 
 
 def _history(

@@ -307,6 +307,7 @@ def _training_data(origin: Origin, spec: Spec) -> Iterator[str]:
     if masked:
         told |= {
             "dropped before anything was written": ", ".join(map(pages.plain, masked.dropped)),
+            "dropped, for the spec does not know them": ", ".join(map(pages.plain, masked.undeclared)),
             "kept as a keyed hash": ", ".join(map(pages.plain, masked.hashed)),
             "made coarser": ", ".join(map(pages.plain, masked.generalised)),
         }

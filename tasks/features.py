@@ -14,7 +14,11 @@ from audit.spec.model import Derived, Spec
 from tasks import _frames as frames
 
 if TYPE_CHECKING:
+    import numpy as np
     import polars as pl
+
+    Groups = np.ndarray[tuple[int], np.dtype[np.generic]]
+    Flags = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 _NTH = "\x00nth"  # no column of a user's
 PROBES = 5  # rows that are derived alone, to see whether an expression looks at others
@@ -61,22 +65,19 @@ def parted(frame: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataF
 
 
 def split_by_chance(known: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataFrame"]:
-    """A seeded draw of `test_share`; rows of one entity stay together where the entity key repeats."""
-    import numpy as np
-    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
+    """A seeded draw of `test_share`: where the entity key repeats of whole entities, else of each class.
 
-    key = spec.entity_key if spec.entity_key in known.columns else None
-    groups = known[key].fill_null("").rank("dense").to_numpy() if key and known[key].is_duplicated().any() else None
-    splitter = ShuffleSplit if groups is None else GroupShuffleSplit
-    draw = splitter(n_splits=1, test_size=spec.split.test_share, random_state=spec.split.seed)
-    try:
-        ((learnt, held),) = draw.split(np.zeros(known.height), groups=groups)
-    except ValueError:
-        raise BadData(
-            f"{spec.name}: {known.height:,} rows with a known target are too few to be parted.",
-            hint="Add rows, or change split.test_share.",
-        ) from None
-    return known[np.sort(learnt)], known[np.sort(held)]
+    Raises BadData if there are too few rows.
+    """
+    import polars as pl
+
+    if _repeats(spec.entity_key, known):
+        held = _draw(spec, known.height, known[spec.entity_key].fill_null("").rank("dense").to_numpy())
+    elif spec.target.kind == "regression":
+        held = _draw(spec, known.height)
+    else:
+        held = _draw_of_each_class(known, spec)
+    return known.filter(~pl.Series(held)), known.filter(pl.Series(held))
 
 
 def split_by_time(known: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", "pl.DataFrame"]:
@@ -99,8 +100,51 @@ def not_learnt(frame: "pl.DataFrame", train: "pl.DataFrame") -> "pl.DataFrame":
 
     both = [name for name in frame.columns if name in train.columns]
     nth = pl.int_range(pl.len()).over(both).alias(_NTH)
-    learnt = train.select(*both, nth)
+    # A column whose dtype the spec has changed since is compared by its values.
+    learnt = train.select(pl.col(name).cast(frame.schema[name], strict=False) for name in both).with_columns(nth)
     return frame.with_columns(nth).join(learnt, on=[*both, _NTH], how="anti", nulls_equal=True).drop(_NTH)
+
+
+def decided_alike(one: DatasetVersion, other: DatasetVersion, spec: Spec) -> bool:
+    """Whether a model has the same to decide on in both features datasets: they differ in outcomes at most."""
+    if one.digest == other.digest:
+        return True
+    if one.rows != other.rows:
+        return False
+    return len({datasets.digest(frames.read(rows).drop(spec.target.column)) for rows in (one, other)}) == 1
+
+
+def _draw(spec: Spec, rows: int, groups: "Groups | None" = None) -> "Flags":
+    """Which rows are for the test; rows of one group stay together."""
+    import numpy as np
+    from sklearn.model_selection import GroupShuffleSplit, ShuffleSplit
+
+    splitter = ShuffleSplit if groups is None else GroupShuffleSplit
+    draw = splitter(n_splits=1, test_size=spec.split.test_share, random_state=spec.split.seed)
+    held = np.zeros(rows, dtype=np.bool_)
+    try:
+        ((_, drawn),) = draw.split(held, groups=groups)
+    except ValueError:
+        what = "rows with a known target" if groups is None else f"different {spec.entity_key} with a known target"
+        count = rows if groups is None else len(np.unique(groups))
+        raise BadData(
+            f"{spec.name}: {count:,} {what} are too few to be parted.", hint="Add rows, or change split.test_share."
+        ) from None
+    held[drawn] = True
+    return held
+
+
+def _draw_of_each_class(known: "pl.DataFrame", spec: Spec) -> "Flags":
+    """Which rows are for the test: the share of each class, and of two rows one, so that both parts know the class."""
+    import numpy as np
+
+    _, owner, counts = np.unique(frames.target(known, spec), return_inverse=True, return_counts=True)
+    order = np.lexsort((np.random.default_rng(spec.split.seed).random(known.height), owner))
+    place = np.arange(known.height) - (np.cumsum(counts) - counts)[owner[order]]  # within its class
+    wanted = np.minimum(np.maximum(np.rint(spec.split.test_share * counts), 1), counts - 1)
+    held = np.zeros(known.height, dtype=np.bool_)
+    held[order] = place < wanted[owner[order]]
+    return held
 
 
 def _refuse_neighbours(frame: "pl.DataFrame", whole: "pl.DataFrame", spec: Spec) -> None:
@@ -154,7 +198,7 @@ def split(rows: DatasetVersion, spec: Spec) -> tuple[DatasetVersion, DatasetVers
         made_from=used("rows", rows),
         train=used("train", train),
         test=used("test", test),
-        by=_by(later, spec),
+        by=_by(earlier, later, spec),
         seed=None if spec.event_time else spec.split.seed,
         transformations=[f"{count:,} rows {which} left out" for which, count in left_out.items() if count],
     )
@@ -189,13 +233,19 @@ def leave_out_learnt(rows: DatasetVersion, learnt: DatasetVersion, spec: Spec) -
     return left
 
 
-def _by(later: "pl.DataFrame", spec: Spec) -> str:
+def _by(earlier: "pl.DataFrame", later: "pl.DataFrame", spec: Spec) -> str:
     """How rows were parted, in words."""
     if spec.event_time:
         first = f"{1 - spec.split.test_share:.0%} by {spec.event_time}"
         return f"time: first {first}, the test from {_moment(later, spec)} on"
-    whole = f", rows of one {spec.entity_key} together" if spec.entity_key in later.columns else ""
-    return f"chance: {spec.split.test_share:.0%} drawn for the test with seed {spec.split.seed}{whole}"
+    drawn = f"chance: {spec.split.test_share:.0%} drawn for the test with seed {spec.split.seed}"
+    if any(_repeats(spec.entity_key, part) for part in (earlier, later)):
+        return f"{drawn}, rows of one {spec.entity_key} together"
+    return drawn if spec.target.kind == "regression" else f"{drawn}, of each class of {spec.target.column}"
+
+
+def _repeats(key: str | None, rows: "pl.DataFrame") -> bool:
+    return key is not None and key in rows.columns and bool(rows[key].is_duplicated().any())
 
 
 def _step(column: Derived) -> str:

@@ -208,7 +208,7 @@ def _predicted(decided: "pl.DataFrame", spec: Spec) -> Predicted | None:
     score = decided["score"].to_numpy().astype(np.float64)
     if spec.target.kind != "multiclass":
         return Predicted(score)
-    columns = [name for name in decided.columns if name.startswith(PROBABILITY) and name not in spec.features()]
+    columns = [name for name in decided.columns if name.startswith(PROBABILITY)]
     if not columns:
         return None
     classes, probabilities = [name.removeprefix(PROBABILITY) for name in columns], decided.select(columns).to_numpy()

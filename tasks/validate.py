@@ -7,16 +7,18 @@ A missing value breaks a rule only where `nulls: 0` says so; a larger share is a
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from audit import record, task
 from audit.artifacts import datasets, reports
 from audit.errors import BadData, DatasetRejected
+from audit.events.canonical import clean
 from audit.events.payloads import Expectation, Named, ValidationFacts, used
 from audit.events.references import DatasetVersion, Report
 from audit.spec.model import Column, Dtype, Spec
 from tasks import _data_docs as data_docs
 from tasks import _frames as frames
+from tasks import _suites as suites
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation as Demand
 
 
-RuleSeverity = Literal["warning", "critical"]
+RuleSeverity = Literal["info", "warning", "critical"]
 
 # How a spec's dtype looks in the pandas frame that Great Expectations is given. Integers: `_typed`.
 PANDAS_DTYPE: dict[Dtype, str] = {
@@ -42,18 +44,20 @@ RESULT_FORMAT = {
     "partial_unexpected_count": 0,
 }
 POSITIONS = "unexpected_index_list"
+MAX_LISTED = 50  # values of a suite's list that go on record
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of the spec and what Great Expectations is asked for it."""
+    """One rule and what Great Expectations is asked for it."""
 
-    name: str  # type, nulls, range, values, unique, rows, or a derived rule's own name
+    name: str  # type, nulls, range, values, unique, rows, a derived rule's own name, or an expectation's in a suite
     column: str | None
     severity: RuleSeverity
     demand: "Demand"
     limits: tuple[Named, ...] = ()
     by_row: bool = True  # rows that break it are set aside
+    suite: str | None = None  # of the user's own project
 
     def __str__(self) -> str:
         return f"{self.name} of {self.column}" if self.column else self.name
@@ -91,14 +95,30 @@ def check(frame: "pl.DataFrame", spec: Spec) -> Validation:
     """Findings on `frame`, rule by rule, and its rows parted into valid and rejected ones.
 
     Raises BadData if a declared column is missing or a rule cannot be checked on it, SpecError if a derived rule
-    cannot be computed.
+    cannot be computed, or a suite of the user's cannot be used.
     """
     _refuse_missing_columns(frame, spec)
-    rules = list(rules_of(spec))
-    judged = _run_checkpoint(frames.derived(frame, spec), rules, spec)
-    findings = tuple(_finding(rule, result, spec) for rule, result in zip(rules, judged.results, strict=True))
+    findings: list[Finding] = []
+    judged: list[ExpectationSuiteValidationResult] = []
+    for rules, rows in _rules_and_rows(frame, spec):
+        result = _run_checkpoint(rows, rules, spec)
+        findings += [_finding(rule, one, spec) for rule, one in zip(rules, result.results, strict=True)]
+        judged.append(result)
     valid, rejected = _parted(frame, findings)
-    return Validation(findings=findings, valid=valid, rejected=rejected, judged=(judged,))
+    return Validation(findings=tuple(findings), valid=valid, rejected=rejected, judged=tuple(judged))
+
+
+def _rules_and_rows(frame: "pl.DataFrame", spec: Spec) -> "Iterator[tuple[list[Rule], pl.DataFrame]]":
+    """The spec's own rules, and those of the user's suite, beside them or alone; each with what they are held against.
+
+    A suite may count columns, so it sees those that were ingested and no derived one.
+    """
+    if spec.expectations is None or spec.expectations.beside:
+        rules = list(rules_of(spec))
+        needed = {rule.demand.configuration.kwargs["column"]: None for rule in rules[1:]}  # the first: of the table
+        yield rules, frames.derived(frame, spec).select(list(needed))
+    if spec.expectations:
+        yield list(rules_of_suite(spec, frame.columns)), frame
 
 
 def rules_of(spec: Spec) -> Iterator[Rule]:
@@ -119,6 +139,26 @@ def rules_of(spec: Spec) -> Iterator[Rule]:
                 column=derived.name, value_set=[True], severity=FailureSeverity(derived.severity), notes=derived.sql
             )
             yield Rule(derived.name, None, derived.severity, demand, _limits(sql=derived.sql))
+
+
+def rules_of_suite(spec: Spec, present: Sequence[str]) -> Iterator[Rule]:
+    """What the user's suite asks of rows with the columns `present`. Raises SpecError where it cannot be asked.
+
+    As with our own rules, a share of rows that may break it (`mostly`) is about the column, and sets no row aside.
+    """
+    assert spec.expectations, "asked only where the spec names a suite"
+    for one in suites.asked(spec, present):
+        severity = _severity(one.demand.severity.value)
+        limits = {name: _short(clean(value)) for name, value in one.kwargs.items() if name not in suites.ABOUT}
+        yield Rule(
+            one.type,
+            ", ".join(one.columns) or None,
+            severity,
+            one.demand,
+            _limits(**limits),
+            by_row=severity != "info" and one.kwargs.get("mostly", 1) == 1,
+            suite=spec.expectations.suite,
+        )
 
 
 @task(task_run_name="validate {rows.name} {rows.version}")
@@ -192,6 +232,16 @@ def _limits(**limits: object) -> tuple[Named, ...]:
     return tuple(Named(name=name, value=value) for name, value in limits.items() if value is not None)
 
 
+def _severity(given: str) -> RuleSeverity:
+    assert given in ("info", "warning", "critical"), "Great Expectations has these three"
+    return cast(RuleSeverity, given)
+
+
+def _short(value: object) -> object:
+    """A limit as it goes on record; a long list by its length."""
+    return f"{len(value):,} values" if isinstance(value, list) and len(value) > MAX_LISTED else value
+
+
 def _whole(limit: float | None) -> int | float | None:
     """A limit as people wrote it: 50, not 50.0."""
     return int(limit) if limit is not None and limit.is_integer() else limit
@@ -216,7 +266,9 @@ def _run_checkpoint(frame: "pl.DataFrame", rules: Sequence[Rule], spec: Spec) ->
     )
 
     in_memory = DataContextConfig(
-        store_backend_defaults=InMemoryStoreBackendDefaults(), progress_bars=ProgressBarsConfig(globally=False)
+        store_backend_defaults=InMemoryStoreBackendDefaults(),
+        progress_bars=ProgressBarsConfig(globally=False),
+        analytics_enabled=False,
     )
     context = gx.get_context(mode="ephemeral", project_config=in_memory)
     asset = context.data_sources.add_pandas("rows").add_dataframe_asset(spec.name)
@@ -230,8 +282,7 @@ def _run_checkpoint(frame: "pl.DataFrame", rules: Sequence[Rule], spec: Spec) ->
     checkpoint = context.checkpoints.add(
         gx.Checkpoint(name=spec.name, validation_definitions=[definition], result_format=RESULT_FORMAT)
     )
-    needed = {demand.configuration.kwargs["column"]: None for demand in demands[1:]}  # the first is about the table
-    run = checkpoint.run(batch_parameters={"dataframe": _for_pandas(frame.select(list(needed)))})
+    run = checkpoint.run(batch_parameters={"dataframe": _for_pandas(frame)})
     (judged,) = run.run_results.values()
     judged.results.sort(key=_position)
     return judged
@@ -275,9 +326,10 @@ def _finding(rule: Rule, result: "ExpectationValidationResult", spec: Spec) -> F
     import numpy as np
 
     if _raised(result.exception_info):  # its message may hold a value, so it stays out of ours
+        held_by = f"suite {rule.suite!r}" if rule.suite else "spec"
         raise BadData(
             f"{spec.name}: rule {rule} cannot be checked on data of this type.",
-            hint="Mend the rule's limits or the column's dtype in the spec.",
+            hint=f"Mend the rule's limits in the {held_by}, or the column's dtype in the spec.",
         )
     counts = result.result
     unexpected = counts.get("unexpected_count")
@@ -289,9 +341,13 @@ def _finding(rule: Rule, result: "ExpectationValidationResult", spec: Spec) -> F
         held=bool(result.success),
         checked=None if checked is None else int(checked),
         unexpected=None if unexpected is None else int(unexpected),
+        suite=rule.suite,
         limits=list(rule.limits),
     )
-    return Finding(rule, outcome, np.array(counts.get(POSITIONS) or [], dtype=np.int64))
+    broken = np.array(counts.get(POSITIONS) or [], dtype=np.int64)
+    if rule.suite:  # a mean or a largest value that was observed may be one person's
+        result.result = {name: counts[name] for name in suites.COUNTS if name in counts}
+    return Finding(rule, outcome, broken)
 
 
 def _raised(info: "dict[str, Any]") -> bool:
@@ -336,7 +392,7 @@ def _missing(frame: "pl.DataFrame", spec: Spec) -> dict[str, int]:
 
 
 def _put_on_record(facts: ValidationFacts, rows: DatasetVersion, page: Report) -> None:
-    whole = all(outcome.held for outcome in facts.expectations)
+    whole = all(outcome.held or outcome.severity == "info" for outcome in facts.expectations)
     record("dataset.validated", facts, subject=frames.subject(rows), severity="info" if whole else "warning")
     if not facts.held:
         record("dataset.rejected", facts, subject=frames.subject(rows))

@@ -23,6 +23,8 @@ def _validation(facts: Facts) -> str:
 
 
 def _comparison(facts: Facts) -> str:
+    if not facts["watched"]:
+        return "drift cannot be told"
     return f"{'drift' if facts['detected'] else 'quiet'}: {facts['drifted']} of {facts['watched']} watched columns"
 
 

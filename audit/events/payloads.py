@@ -161,7 +161,7 @@ class Expectation(Payload):
 
     rule: str
     column: str | None = None
-    severity: Literal["warning", "critical"]
+    severity: Literal["info", "warning", "critical"]  # `info`, of a suite only: nothing comes of it
     held: bool
     checked: int | None = None
     unexpected: int | None = None

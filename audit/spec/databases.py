@@ -77,7 +77,7 @@ def address(table: SourceTable) -> str:
     part = f"table={table.table}" if table.table else f"query={sha256((table.query or '').encode()).hexdigest()[:12]}"
     try:
         url = _resolved(table, "")
-    except (BadData, ArgumentError):
+    except (BadData, ArgumentError, ValueError):
         return f"database:?{part}"
     place = url.database or ""
     if _is_sqlite(url) and Path(place).is_absolute():
@@ -114,6 +114,17 @@ def rows_of(
     return _together(batches) if batches else pl.DataFrame(schema=dict.fromkeys(names, pl.Null()))
 
 
+def tables(database: SourceTable, folder: Path, *, said: str) -> list[str]:
+    """Names of the tables and views in a database's own schema. Raises BadData if it cannot be reached."""
+    from sqlalchemy import inspect
+
+    url = _url(database, folder, said).render_as_string(hide_password=False)
+    question = Question(said, "the database", address(database), url, None, None)
+    with _connected(question) as connection, _told(question):
+        looked = inspect(connection)
+        return sorted([*looked.get_table_names(), *looked.get_view_names()])
+
+
 def refuse_double(names: Sequence[str], said: str) -> None:
     """Raise BadData if two columns have one name; the name is not shown, for without a header it is a value."""
     first_place: dict[str, int] = {}
@@ -130,7 +141,7 @@ def _url(table: SourceTable, folder: Path, said: str) -> "URL":
 
     try:
         url = _resolved(table, said)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # a port that is no number
         fix = "Write it as SQLAlchemy does: postgresql://host/name, sqlite:///file.db."
         raise BadData(f"{said}: the database's address is no URL.", hint=fix) from None
     if not _is_sqlite(url):
@@ -168,13 +179,10 @@ def _connected(question: Question) -> "Iterator[Connection]":
         connection = engine.connect()
     try:
         with _told(question):
-            match engine.dialect.name:
-                case "postgresql":
-                    connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
-                    connection.exec_driver_sql("SET TIME ZONE 'UTC'")  # in which windows begin and end
-                    connection.commit()
-                case "sqlite":
-                    connection.exec_driver_sql("PRAGMA query_only = ON")
+            if engine.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+                connection.exec_driver_sql("SET TIME ZONE 'UTC'")  # in which windows begin and end
+                connection.commit()
         yield connection
     finally:
         connection.close()
@@ -344,15 +352,16 @@ def _as_text(value: object) -> str:
 
 
 def _together(batches: "Sequence[pl.DataFrame]") -> "pl.DataFrame":
-    """All batches, each column in the type that holds every batch's."""
+    """All batches; a column that is not of one type in all of them is a float where it is of numbers, else text."""
     import polars as pl
 
     kinds = {name: {batch.schema[name] for batch in batches} - {pl.Null()} for name in batches[0].columns}
-    differing = [pl.col(name).cast(_common(found)) for name, found in kinds.items() if len(found) > 1]
-    return pl.concat([batch.with_columns(differing) for batch in batches], how="vertical_relaxed")
+    mixed = [name for name, found in kinds.items() if len(found) > 1 and found != {pl.Int64(), pl.Float64()}]
+    texts = [batch.with_columns(_text_of(batch[name]) for name in mixed) for batch in batches]
+    return pl.concat(texts, how="vertical_relaxed")
 
 
-def _common(types: "set[pl.DataType]") -> "pl.DataType":
+def _text_of(column: "pl.Series") -> "pl.Series":
     import polars as pl
 
-    return pl.Float64() if types == {pl.Int64(), pl.Float64()} else pl.String()
+    return column.bin.encode("hex") if column.dtype == pl.Binary else column.cast(pl.String)

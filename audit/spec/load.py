@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 MAX_NODES = 20_000  # of the document with its aliases followed
 MAX_DEPTH = 20
+CONFIGURATION = "great_expectations.yml"  # what makes a folder a project of Great Expectations
 SCORE = "score"  # the model's own output, among the watched columns
 
 # Polars' words for what is wrong whatever columns the tables have.
 _ABOUT_SYNTAX = ("sql parser error", "unsupported", "one (and only one)")
 _NO_TABLE = re.compile(r"relation '([^']*)' was not found")
 _READS_FILES = re.compile(r"\bread_\w+\s*\(", re.IGNORECASE)  # Polars' table functions: read_csv('...')
-_ONLY_SOURCES = "it may read only what stands under `sources`, so that all that is read goes on record."
+ONLY_SOURCES = "it may read only what stands under `sources`, so that all that is read goes on record."
 _SQL_ASIDE = re.compile(r"('(?:[^']|'')*')|--[^\n]*|/\*.*?\*/|[\"`]", re.DOTALL)  # texts; comments, marks around names
 _SCAN = re.compile(r"^\s*(?:[A-Z][a-z]+|PYTHON) SCAN\b", re.MULTILINE)  # in a plan: a file that is to be read
 
@@ -80,7 +81,7 @@ def spec_errors(path: str | Path) -> list[str]:
         spec, errors = _checked(_text_of(Path(path)), str(path))
     except SpecError as error:
         return [str(error)]
-    return errors if errors or spec is None else list(_missing_sources(spec))
+    return errors if errors or spec is None else [*_missing_sources(spec), *_missing_suite(spec)]
 
 
 def source_path(table: SourceTable, folder: Path, *, said: str) -> Path:
@@ -107,6 +108,18 @@ def source_path(table: SourceTable, folder: Path, *, said: str) -> Path:
 def folder_of(spec: Spec) -> Path:
     """The folder that paths in the spec are relative to."""
     return Path(spec.file).parent if spec.file else Path()
+
+
+def project_of(spec: Spec) -> Path:
+    """The folder of the user's Great Expectations project. Raises SpecError if it is none."""
+    assert spec.expectations, "asked only where the spec names a suite"
+    project = folder_of(spec) / spec.expectations.project
+    if not (project / CONFIGURATION).is_file():
+        raise SpecError(
+            f"{where(spec, 'expectations')}: {spec.expectations.project or '.'} is no Great Expectations project.",
+            hint=f"Name the folder that holds {CONFIGURATION}, as seen from the spec.",
+        )
+    return project
 
 
 def spec_digest(spec: Spec) -> str:
@@ -159,6 +172,21 @@ def _missing_sources(spec: Spec) -> Iterator[str]:
                 source_path(table, folder_of(spec), said=where(spec, "sources", name))
         except BadData as missing:
             yield str(missing)
+
+
+def _missing_suite(spec: Spec) -> Iterator[str]:
+    """A project that is not there, or a suite where suites lie by default; other stores are opened at validation."""
+    if not spec.expectations:
+        return
+    try:
+        suites = project_of(spec) / "expectations"
+    except SpecError as missing:
+        yield str(missing)
+        return
+    wanted, known = spec.expectations.suite, [path.stem for path in suites.glob("*.json")]
+    if known and wanted not in known and "." not in wanted:
+        project = f"project {spec.expectations.project}"
+        yield f"{where(spec, 'expectations')}: {project} has no suite {wanted!r}.{did_you_mean(wanted, known)}"
 
 
 def _checked(text: str, name: str) -> tuple[Spec | None, list[str]]:
@@ -515,11 +543,9 @@ def _query_problem(spec: Spec) -> str | None:
     """What the SQL parser says against the query; whether its columns exist is seen at ingest."""
     import polars as pl
 
-    if _READS_FILES.search(_SQL_ASIDE.sub(r"\1", spec.query or "")):
-        return _ONLY_SOURCES
     try:
         if reads_files(spec.query or "", {name: {} for name in spec.sources}):
-            return _ONLY_SOURCES
+            return ONLY_SOURCES
         pl.SQLContext({name: pl.LazyFrame() for name in spec.sources}).execute(spec.query or "").collect_schema()
     except (pl.exceptions.SQLSyntaxError, pl.exceptions.SQLInterfaceError) as error:
         said = _first_line(error)
@@ -534,13 +560,16 @@ def _query_problem(spec: Spec) -> str | None:
 def refuse_files(spec: Spec, tables: "Mapping[str, Mapping[str, pl.DataType]]") -> None:
     """Raise SpecError if the query reads a file beside `tables`, which are the declared ones with their columns."""
     if spec.query and reads_files(spec.query, tables):
-        raise SpecError(f"{where(spec, 'query')}: query: {_ONLY_SOURCES}")
+        raise SpecError(f"{where(spec, 'query')}: query: {ONLY_SOURCES}")
 
 
 def reads_files(query: str, tables: "Mapping[str, Mapping[str, pl.DataType]]") -> bool:
-    """Whether the plan of `query` scans anything but `tables`; they stand empty and in memory here."""
+    """Whether `query` names a function that reads a file, or its plan scans anything but `tables`; they stand empty and
+    in memory here."""
     import polars as pl
 
+    if _READS_FILES.search(_SQL_ASIDE.sub(r"\1", query)):
+        return True
     plan = pl.SQLContext({name: pl.LazyFrame(schema=dict(columns)) for name, columns in tables.items()}).execute(
         query, eager=False
     )

@@ -87,6 +87,21 @@ def open_table(name: str, table: SourceTable, folder: Path, *, said: str) -> Ope
     return _open_file(name, table, path, table.file, said)
 
 
+def columns_of(name: str, table: SourceTable, folder: Path, *, said: str) -> "dict[str, pl.DataType]":
+    """A source's columns and their types by its header, schema or first row alone; of a folder, by its first file.
+
+    Raises BadData as `open_table` does, but for what stands in the rows.
+    """
+    if table.database:
+        question = databases.ask(table, folder, said=said)
+        return dict(databases.rows_of(question, limit=1).schema)
+    path = source_path(table, folder, said=said)
+    if path.is_dir():
+        path = path / _files_of(path, f"the folder {table.file}", said)[0]
+    opened = _open_file(name, table, path, path.name, said, through=False)
+    return dict(scan(opened, sample=1_000).collect_schema())
+
+
 def scan(table: OpenTable, texts: Collection[str] = (), sample: int | None = SAMPLE_ROWS) -> "pl.LazyFrame":
     """A lazy frame over the table. The columns `texts` stay text, also where they look like numbers: 00501 is a place.
 
@@ -184,11 +199,7 @@ def _whole(number: "pl.Expr") -> "pl.Expr":
 def _open_folder(name: str, table: SourceTable, folder: Path, said: str) -> OpenTable:
     """A folder of files of one format. What is hidden or begins with _ (as _SUCCESS does) is none of them."""
     shown = f"the folder {table.file}"
-    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-    names = [at for at in names if not any(part.startswith((".", "_")) for part in at.parts)]
-    if not names:
-        raise BadData(f"{said}: {shown} holds no file.", hint="Put its Parquet or CSV files there.")
-    parts = tuple(_open_file(name, table, folder / at, at.as_posix(), said) for at in names)
+    parts = tuple(_open_file(name, table, folder / at, at.as_posix(), said) for at in _files_of(folder, shown, said))
     if len({part.format for part in parts}) > 1:
         raise BadData(f"{said}: {shown} holds both CSV and Parquet files.", hint="Keep one kind in it.")
     hashed = hashlib.sha256()
@@ -201,15 +212,25 @@ def _open_folder(name: str, table: SourceTable, folder: Path, said: str) -> Open
     return OpenTable(name, said, shown, address(table), parts[0].format, digest, size, rows=rows, parts=parts)
 
 
-def _open_file(name: str, table: SourceTable, path: Path, shown: str, said: str) -> OpenTable:
+def _files_of(folder: Path, shown: str, said: str) -> list[Path]:
+    names = sorted(p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
+    names = [at for at in names if not any(part.startswith((".", "_")) for part in at.parts)]
+    if not names:
+        raise BadData(f"{said}: {shown} holds no file.", hint="Put its Parquet or CSV files there.")
+    return names
+
+
+def _open_file(name: str, table: SourceTable, path: Path, shown: str, said: str, *, through: bool = True) -> OpenTable:
+    """A file, read through for its digest and for rows of other lengths; else only looked at."""
     try:
         if path.stat().st_size == 0:
             raise BadData(f"{said}: {shown} is empty.", hint=f"Source {name!r} needs a header and rows.")
         with path.open("rb") as file:
-            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest() if through else None
         inner, content = _unpacked(path, shown, said)
-    except OSError as error:
-        raise BadData(f"{said}: {shown} cannot be read ({error.strerror or 'damaged'}).") from None
+    except (OSError, ValueError) as error:  # ValueError: what bzip2 has packed ends too early
+        why = getattr(error, "strerror", None) or "damaged"
+        raise BadData(f"{said}: {shown} cannot be read ({why}).") from None
     kind = Path(inner).suffix.lower()
     separator = table.separator or ("\t" if kind in _BY_TABS else ",")
     found = OpenTable(
@@ -220,7 +241,7 @@ def _open_file(name: str, table: SourceTable, path: Path, shown: str, said: str)
         fix = "Save its sheet as CSV." if kind in (".xlsx", ".xls", ".ods") else "Say which with `format`."
         raise BadData(f"{said}: {inner} is neither .csv nor .parquet.", hint=fix)
     _refuse_disguise(found)
-    return _read_through(found) if found.format == "csv" else found
+    return _read_through(found) if through and found.format == "csv" else found
 
 
 def _unpacked(path: Path, shown: str, said: str) -> tuple[str, Path | bytes]:
@@ -391,12 +412,14 @@ def _scanned(table: OpenTable, texts: Collection[str], sample: int | None) -> "p
         paths = [part.content for part in table.parts if isinstance(part.content, Path)]
         hive = any("=" in part.shown for part in table.parts)  # year=2024/part-0.parquet
         return pl.scan_parquet(paths or table.content, glob=False, hive_partitioning=hive)
+    header = _header(table)
     return pl.scan_csv(
         table.content,
+        with_column_names=lambda _: header,  # in Polars' own words a doubled quotation mark of a name stays doubled
         separator=table.separator,
         null_values=list(table.null_values),
         infer_schema_length=sample,
-        schema_overrides={name: pl.String for name in _header(table) if name in texts},
+        schema_overrides={name: pl.String for name in header if name in texts},
         n_rows=table.rows if table.ends_empty else None,
         glob=False,
     )

@@ -146,24 +146,31 @@ def test_two_specs_of_the_users_stand_beside_ours_and_deploying_them_again_chang
     assert len([name for name in retrained if "visits-training" in name]) == 1
 
 
-def test_a_users_spec_is_scheduled_daily_in_utc_and_only_its_own_monitoring_follows_a_scoring_run(
+def test_a_users_spec_is_decided_on_daily_in_utc(
     machine: dict[str, str], client: SyncPrefectClient, users: list[Path]
 ) -> None:
     deploy_for(machine, *users)
     name = "scoring/returns-scoring"
-    until(lambda: [run for run in runs(client, name, also_waiting=True) if run["auto_scheduled"]], 60)
-    due = [run for run in runs(client, name, also_waiting=True) if run["auto_scheduled"]]
+    until(lambda: by_schedule(client, name), 60)
+    due = by_schedule(client, name)
     assert {datetime.fromisoformat(run["expected_start_time"]).strftime("%H:%M %Z") for run in due} == {"05:00 UTC"}
     assert {run["parameters"]["spec_file"] for run in due} == {str(users[1])}
 
-    scoring = deployed.deployments(client)[name]
     ran("training/returns-training", client)
-    client.create_deployment_schedules(scoring.id, [(IntervalSchedule(interval=timedelta(seconds=8)), True)])
+    soon = datetime.now(UTC) + timedelta(seconds=8)
+    once = IntervalSchedule(interval=timedelta(days=1), anchor_date=soon)
+    client.create_deployment_schedules(deployed.deployments(client)[name].id, [(once, True)])
     until(lambda: completed(client, name), 120)
-    until(lambda: completed(client, "monitoring/returns-monitoring"), 120)
+    assert on_record(completed(client, name)[0]) == ["flow_run.running", "flow_run.completed"]
 
-    (on_time, *_) = completed(client, name)
-    assert on_time["auto_scheduled"] and on_record(on_time) == ["flow_run.running", "flow_run.completed"]
+
+def test_only_its_own_monitoring_follows_a_users_scoring(
+    machine: dict[str, str], client: SyncPrefectClient, users: list[Path]
+) -> None:
+    deploy_for(machine, *users)
+    ran("training/returns-training", client)
+    ran("scoring/returns-scoring", client)
+    until(lambda: completed(client, "monitoring/returns-monitoring"), 120)
     assert not runs(client, "monitoring/visits-monitoring")
     assert not [run for run in runs(client, "monitoring/monitoring") if run["parameters"] == FLIGHTS]
 
@@ -364,6 +371,10 @@ def runs(client: SyncPrefectClient, name: str, *, also_waiting: bool = False) ->
     asked = {"deployments": {"id": {"any_": [str(deployed.deployments(client)[name].id)]}}}
     found: list[dict[str, Any]] = client.request("POST", "/flow_runs/filter", json=asked).json()
     return [run for run in found if also_waiting or run["state_name"] != "Scheduled" or not run["auto_scheduled"]]
+
+
+def by_schedule(client: SyncPrefectClient, name: str) -> list[dict[str, Any]]:
+    return [run for run in runs(client, name, also_waiting=True) if run["auto_scheduled"]]
 
 
 def completed(client: SyncPrefectClient, name: str) -> list[dict[str, Any]]:

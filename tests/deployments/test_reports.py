@@ -13,9 +13,10 @@ import uvicorn
 
 from audit import record
 from audit.artifacts import blobs, datasets, reports
-from audit.events.payloads import ColumnDrift, DriftFacts, EvaluationFacts, Used, ValidationFacts, used
+from audit.events.payloads import ColumnDrift, DriftFacts, EvaluationFacts, RunState, Used, ValidationFacts, used
 from audit.events.references import DatasetVersion, Report
 from deployments.reports import application
+from tasks._pages import Markup, whole
 
 HTML = "<!DOCTYPE html><html><body><script>document.title = 'Evidently'</script></body></html>"
 MARKDOWN = "# Evaluation\n\n| gate | held |\n| --- | --- |\n| auc | yes |\n\n<script>alert(1)</script>\n"
@@ -52,10 +53,17 @@ def validation(page: Report, spec: str = "loans") -> None:
     )
 
 
-def drift(page: Report, snapshot: Report, *types: str) -> None:
+def came_to(*outputs: Report | DatasetVersion) -> None:
+    """A task run on record that came to these."""
+    told = [used("return", output) for output in outputs]
+    record("task_run.completed", RunState(run_name="write", of="write_card", outputs=told), subject="task_run/1")
+
+
+def drift(report: Report, snapshot: Report, *types: str, page: Report | None = None) -> None:
     column = ColumnDrift(name="income", method="jensenshannon", score=0.3, threshold=0.2, drifted=True)
     facts = DriftFacts(
-        spec="loans", window="2024-07", reference=ROWS, current=ROWS, report=used("report", page),
+        spec="loans", window="2024-07", reference=ROWS, current=ROWS, report=used("report", report),
+        page=used("page", page) if page else None,
         snapshot=used("snapshot", snapshot), sample_rows=1, seed=0, columns=[column], watched=1, drifted=1,
         share=1, rule="any", detected=True,
     )  # fmt: skip
@@ -114,6 +122,39 @@ def test_a_page_is_served_as_it_was_kept_and_may_ask_for_nothing(server: httpx.C
     assert sources == {"'none'", "'unsafe-inline'", "data:", "blob:"}, "nothing that names a host"
 
 
+def test_a_page_without_a_script_may_run_none(server: httpx.Client) -> None:
+    page = reports.put(whole("Validation", Markup("<p>held</p>")).encode(), "loans data docs")
+    validation(page)
+
+    policy = server.get(path_of(page)).headers["content-security-policy"]
+
+    assert "script" not in policy and policy.endswith("; sandbox")
+    assert "style-src 'unsafe-inline'" in policy, "its style sheet and its pictures' styles stand in it"
+
+
+def test_a_page_that_only_a_task_run_tells_of_is_listed_with_its_use_case(server: httpx.Client) -> None:
+    card = reports.put(b"<p>card</p>", "loans/card v1")
+    came_to(card)
+
+    assert re.findall(r"<h2>(\w+)</h2>", server.get("/").text) == ["loans"]
+    assert server.get(path_of(card)).text == "<p>card</p>"
+
+
+def test_a_page_that_both_an_event_and_a_task_run_tell_of_is_listed_once_as_the_event_s(server: httpx.Client) -> None:
+    page = reports.put(MARKDOWN.encode(), "loans/evaluation", "text/markdown")
+    evaluation(page)
+    came_to(page)
+
+    assert re.findall(r"</a></td><td>([\w.]+)<", server.get("/").text) == ["model.evaluated"]
+
+
+def test_the_drift_page_of_ours_is_served_beside_evidently_s(server: httpx.Client) -> None:
+    evidently, ours = reports.put(HTML.encode(), "loans drift"), reports.put(b"<p>in short</p>", "loans drift in short")
+    drift(evidently, reports.put(b"{}", "loans drift", "application/json"), "drift.checked", page=ours)
+
+    assert [server.get(path_of(page)).status_code for page in (evidently, ours)] == [200, 200]
+
+
 def test_markdown_is_rendered_and_a_tag_in_it_stays_text(server: httpx.Client) -> None:
     page = reports.put(MARKDOWN.encode(), "loans/evaluation", "text/markdown")
     evaluation(page)
@@ -131,6 +172,7 @@ def test_markdown_is_rendered_and_a_tag_in_it_stays_text(server: httpx.Client) -
 def test_what_is_no_report_on_record_is_not_served(how: str, server: httpx.Client, dataset: DatasetVersion) -> None:
     snapshot = reports.put(b'{"kept": "beside the page"}', "loans drift", "application/json")
     drift(reports.put(b"<p>drift</p>", "loans drift"), snapshot, "drift.checked")
+    came_to(dataset)
     unrecorded = reports.put(b"<p>nobody named this one</p>", "stray")
 
     asked = how.format(dataset=path_of(dataset), unrecorded=path_of(unrecorded), snapshot=path_of(snapshot))

@@ -55,6 +55,8 @@ def test_pages_in_the_ui_link_to_the_reports_that_are_on_record(
     for type, keys in {
         "dataset.validated": ("loans-validation",),
         "drift.checked": ("loans-drift", "loans-drift-summary"),
+        "model.evaluated": ("loans-evaluation",),
+        "task_run.completed": ("loans-card",),
     }.items():
         reports = {report["address"].removeprefix(blobs.SCHEME) for report in read.reports(open_store(), (type,))}
         assert all(linked[key] and linked[key] <= reports for key in keys), type
@@ -75,6 +77,7 @@ def test_a_card_says_the_finding_in_a_line(home: Path, use_case: UseCase) -> Non
     for key, line in {
         "loans-split": r"\d+ rows to train on, \d+ to test on",
         "loans-training": r"Trained \w+ on \d+ rows with 3 features; changed since the last training: nothing",
+        "loans-card": r"loans v1 is in production · AUC 0.\d+ \[0.\d+, 0.\d+\] · \d of \d gates held",
         "loans-evaluation": r"AUC 0.\d+ \[0.\d+, 0.\d+\] · \d of \d gates held",
         "loans-validation": r"\d+ of \d+ rules held on loans/ingested version 2, 0 of 360 rows set aside.*",
         "loans-decisions": r"360 decisions, \d+% positive, 0 failed",

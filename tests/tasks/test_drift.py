@@ -14,13 +14,14 @@ import pytest
 
 from audit.artifacts import datasets, models, reports
 from audit.errors import BadData
+from audit.events.payloads import DriftFacts
 from audit.events.references import Report, Window
 from audit.spec.load import load_spec
 from audit.spec.model import Drift, Spec
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
-from tasks.drift import Comparison, bar, check_drift, compare, thresholds
+from tasks.drift import Comparison, bar, check_drift, compare, in_a_line, thresholds
 from tasks.features import derive_features, parted
 from tasks.ingest import read_sources
 from tasks.train import fit
@@ -93,8 +94,8 @@ def watching(spec: Spec, *names: str, **changes: object) -> Spec:
     return spec.model_copy(update={"drift": Drift.model_validate(drift)})
 
 
-def made(month: int, *, mean: float, rows: int = ROWS) -> pl.DataFrame:
-    drawn = np.random.default_rng(month)
+def made(month: int, *, mean: float, rows: int = ROWS, seed: int | None = None) -> pl.DataFrame:
+    drawn = np.random.default_rng(month if seed is None else seed)
     return pl.DataFrame(
         {
             "applied": [datetime(2024, month, 1) + timedelta(hours=i) for i in range(rows)],
@@ -149,13 +150,16 @@ def test_the_same_rows_give_the_same_verdict(spec: Spec, reference: pl.DataFrame
     assert compare(reference, current, spec).columns == compare(reference, current, spec).columns
 
 
-def test_thresholds_know_nothing_of_the_current_data(
+def test_thresholds_know_nothing_of_the_current_data_but_how_many_they_are(
     spec: Spec, reference: pl.DataFrame, current: pl.DataFrame
 ) -> None:
     limits = [
         {c.name: c.threshold for c in compare(reference, rows, spec).columns} for rows in (current, made(6, mean=90))
     ]
-    assert limits[0] == limits[1] == {name: limit.value for name, limit in thresholds(reference, spec).items()}
+    apart = thresholds(reference, spec, rows=ROWS)
+    assert limits[0] == limits[1] == {name: limit.value for name, limit in apart.items()}
+    fewer = thresholds(reference, spec, rows=50)
+    assert all(fewer[name].value > apart[name].value for name in spec.drift.watch)
 
 
 def test_a_month_that_has_only_begun_sets_no_threshold(spec: Spec, reference: pl.DataFrame) -> None:
@@ -223,12 +227,10 @@ def test_scores_are_compared_where_there_is_a_model(spec: Spec, reference: pl.Da
     ("bent", "what"),
     [
         (lambda rows: rows.drop("income"), "watched column 'income' is not in the features"),
-        (lambda rows: rows.head(99), "have 99 rows, and drift needs 100"),
-        (lambda rows: rows.clear(), "have 0 rows"),
         (lambda rows: rows.with_columns(income=pl.col("applied")), "'income' is of dtype Datetime"),
         (lambda rows: rows.with_columns(income=pl.col("purpose")), "'income' is a number on one side only"),
     ],
-    ids=["a column is missing", "few rows", "no rows", "a date", "text for a number"],
+    ids=["a column is missing", "a date", "text for a number"],
 )
 def test_bad_input_is_one_line_that_names_the_thing(
     bent: Callable[[pl.DataFrame], pl.DataFrame], what: str, spec: Spec, reference: pl.DataFrame, current: pl.DataFrame
@@ -236,6 +238,44 @@ def test_bad_input_is_one_line_that_names_the_thing(
     with pytest.raises(BadData, match=what) as raised:
         compare(reference, bent(current), spec)
     assert raised.value.hint and "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("side", "rows"), [("current", 29), ("current", 0), ("reference", 29)])
+def test_with_too_few_rows_nothing_is_compared_and_every_column_says_why(
+    side: str, rows: int, spec: Spec, reference: pl.DataFrame, current: pl.DataFrame
+) -> None:
+    given = {"reference": reference, "current": current}
+    given[side] = given[side].head(rows)
+    found = compare(given["reference"], given["current"], spec)
+    why = f"too few rows to tell: {rows} {side} ones, and drift needs 30"
+    assert (found.columns, found.share, found.snapshot) == ((), 0, None)
+    assert [(n.name, n.value) for n in found.left_out] == [(name, why) for name in spec.drift.watch]
+    assert found.rule.startswith(f"not applied, {why}")
+    assert compare(reference.head(30), current.head(30), spec).columns
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        (4, 0, "left out"),
+        (4, 4, "left out"),
+        (MONTHS * ROWS, 4, "left out"),
+        (30, 0, "drifted"),  # one in 67, which would be six of 400
+        (0, 4, "drifted"),  # one in a hundred, which would be twenty of 2,000
+        (0, 0, "left out"),
+    ],
+)
+def test_a_column_with_hardly_a_value_is_not_taken_for_one_that_vanished(
+    before: int, now: int, told: str, spec: Spec, reference: pl.DataFrame, current: pl.DataFrame
+) -> None:
+    spec = watching(spec, "income", "rare")
+    sides = (
+        rows.with_columns(pl.when(pl.int_range(pl.len()) < values).then("income").alias("rare"))
+        for rows, values in ((reference, before), (current, now))
+    )
+    found = compare(*sides, spec)
+    assert [name for name in found.drifted if name == "rare"] == (["rare"] if told == "drifted" else [])
+    assert [n.name for n in found.left_out] == (["rare"] if told == "left out" else [])
 
 
 def test_shares_that_differ_by_a_rounding_error_are_no_distance(spec: Spec) -> None:
@@ -264,6 +304,149 @@ def test_a_bar_is_half_full_at_the_threshold(ratio: float, filled: int) -> None:
     assert bar(ratio) == "█" * filled + "░" * (20 - filled)
 
 
+# Small tables, and tables without a time: what is drawn by chance is quiet, what is sorted is not.
+
+
+@dataclass
+class Table:
+    """A real table of which the target and the eleven columns with the most values are watched."""
+
+    rows: pl.DataFrame
+    spec: Spec
+    sorted_by: str
+
+    def cut(self, order: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> tuple[pl.DataFrame, pl.DataFrame]:
+        learnt = int(self.rows.height * 0.8)
+        return self.rows[order[:learnt]], self.rows[order[learnt:]]
+
+
+def table_of(rows: pl.DataFrame, target: str, kind: str, sorted_by: str) -> Table:
+    others = sorted((name for name in rows.columns if name != target), key=lambda name: -rows[name].n_unique())
+    names = [*others[:11], target]
+    columns = [{"name": name, "dtype": "float"} for name in names[:-1]]
+    given = {
+        "name": "table",
+        "title": "A table without a time",
+        "sources": {"table": {"file": "table.csv"}},
+        "columns": [*columns, {"name": target, "dtype": "integer", "role": "target", "known_at": "outcome"}],
+        "target": {"column": target, "kind": kind, "positive": 1},
+        "drift": {"watch": names, "share": 0.3},
+    }
+    return Table(rows, Spec.model_validate(given), sorted_by)
+
+
+@pytest.fixture(scope="module", params=["breast_cancer", "diabetes", "digits", "randhie"])
+def table(request: pytest.FixtureRequest) -> Table:
+    import statsmodels.api as sm
+    from sklearn import datasets as sklearn
+
+    if request.param == "randhie":
+        rows = pl.from_pandas(sm.datasets.randhie.load_pandas().data)
+        return table_of(rows, "mdvis", "regression", "lncoins")
+    rows = pl.from_pandas(getattr(sklearn, f"load_{request.param}")(as_frame=True).frame)
+    kind, sorted_by = {
+        "breast_cancer": ("binary", "mean radius"),
+        "diabetes": ("regression", "s5"),
+        "digits": ("multiclass", "target"),
+    }[request.param]
+    return table_of(rows, "target", kind, sorted_by)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_part_that_was_drawn_by_chance_stays_quiet(seed: int, table: Table) -> None:
+    reference, current = table.cut(np.random.default_rng(seed).permutation(table.rows.height))
+    limits = thresholds(reference, table.spec, rows=current.height)
+    beyond = [measured(reference[name], current[name], table.spec) >= limit.value for name, limit in limits.items()]
+    assert sum(beyond) / len(beyond) < table.spec.drift.share / 2
+
+
+def test_a_part_that_was_cut_off_at_a_value_fires(table: Table) -> None:
+    reference, current = table.cut(table.rows[table.sorted_by].arg_sort().to_numpy())
+    assert compare(reference, current, table.spec).share >= table.spec.drift.share
+
+
+def measured(one: pl.Series, other: pl.Series, spec: Spec) -> float:
+    """The distance of two columns as Evidently measures it: classes by their names, numbers in its own bins."""
+    from evidently.legacy.calculations.stattests import get_stattest
+    from evidently.legacy.core import ColumnType
+
+    classes = one.name == spec.target.column and spec.target.kind != "regression"
+    kind = ColumnType.Categorical if classes else ColumnType.Numerical
+    before, now = (side.head(spec.drift.sample).to_pandas() for side in (one, other))
+    return float(get_stattest(before, now, kind, spec.drift.method)(before, now, kind, None).drift_score)
+
+
+def people(of: range, seed: int) -> pl.DataFrame:
+    """Thirty rows of each person, who differ from each other far more than the rows of one."""
+    drawn = np.random.default_rng(seed)
+    who = np.repeat(np.array(of), 30)
+    level, debt = (np.random.default_rng(place).normal(0, 10, 1_000)[who] for place in (1, 2))
+    return pl.DataFrame(
+        {
+            "applicant": [f"hash {each}" for each in who],
+            "income": level + drawn.normal(0, 1, len(who)),
+            "debt": debt + drawn.normal(0, 1, len(who)),
+        }
+    )
+
+
+@pytest.mark.parametrize("first", [0, 100, 200, 300, 400])
+def test_other_people_are_no_drift_where_the_rows_of_each_stay_together(first: int, spec: Spec) -> None:
+    spec = watching(spec, "income", "debt")
+    learnt, others = people(range(first, first + 20), 0), people(range(first + 20, first + 25), 1)
+    assert compare(learnt, others, spec).drifted == ()
+    nobody = learnt.drop("applicant"), others.drop("applicant")
+    assert compare(*nobody, spec).drifted  # rows that are drawn one by one do not show how people differ
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_rows_a_month_that_stay_as_they_are_stay_quiet(seed: int, spec: Spec) -> None:
+    months = [made(month, mean=50, rows=40, seed=100 * seed + month) for month in range(1, 5)]
+    found = compare(pl.concat(months[:3]), months[3], watching(spec, "income", "debt", share=0.5, margin=1.2))
+    assert "its 3 months and 20 draws by chance" in found.rule
+    assert found.drifted == ()
+
+
+def test_a_model_that_is_surer_of_what_it_has_learnt_does_not_drift_for_that(
+    spec: Spec, reference: pl.DataFrame, current: pl.DataFrame
+) -> None:
+    spec = watching(spec, "score")
+    drawn = np.random.default_rng(0)
+    learnt, tested, now = (drawn.beta(a, a, rows) for a, rows in ((0.05, MONTHS * ROWS), (0.7, 500), (0.7, ROWS)))
+    fair, naive = (
+        compare(reference, current, spec, reference_scores=learnt, current_scores=now, tested_scores=held_out)
+        for held_out in (tested, None)
+    )
+    assert (fair.drifted, naive.drifted) == ((), ("score",))
+    assert "of the scores also the rows that the model was tested on" in fair.rule
+    shifted = compare(
+        reference, current, spec, reference_scores=learnt, current_scores=now * 0 + 0.5, tested_scores=tested
+    )
+    assert shifted.drifted == ("score",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "method"),
+    [
+        ("binary", [0, 1], "jensenshannon"),
+        ("binary", ["good", "bad"], "jensenshannon"),
+        ("multiclass", [10, 20, 30], "jensenshannon"),
+        ("regression", [1.5, 2.5, 40.0], "wasserstein"),
+    ],
+    ids=["0 and 1", "text", "numbers for classes", "a number"],
+)
+def test_a_target_is_watched_as_what_it_is(
+    kind: str, given: list[object], method: str, spec: Spec, reference: pl.DataFrame, current: pl.DataFrame
+) -> None:
+    target = spec.target.model_copy(update={"kind": kind, "positive": given[0]})
+    spec = watching(spec, "repaid", method="wasserstein").model_copy(update={"target": target})
+    steady, turned = (pl.Series("repaid", given * ROWS * MONTHS), pl.Series("repaid", given[:1] * ROWS))
+    before = reference.with_columns(steady[: reference.height])
+    (same,) = compare(before, current.with_columns(steady[:ROWS]), spec).columns
+    (other,) = compare(before, current.with_columns(turned), spec).columns
+    assert (same.of, same.method, same.drifted, other.drifted) == ("target", method, False, True)
+
+
 # The task: what it leaves on record.
 
 
@@ -286,11 +469,27 @@ def test_a_check_is_on_record_and_a_drift_besides(
     assert {"name", "of", "method", "score", "threshold", "within", "drifted"} == payload["columns"][0].keys()
 
 
+def test_a_check_of_too_few_rows_is_on_record_as_one_that_could_not_tell(
+    home: Path, spec: Spec, reference: pl.DataFrame, current: pl.DataFrame
+) -> None:
+    before, now = datasets.put(reference.head(20), "loans/train"), datasets.put(current.head(5), "loans/undecided")
+    verdict = check_drift.fn(before, now, spec)
+    (checked,) = read.events(open_store(), types=("drift.*",))
+    why = "too few rows to tell: 5 current ones, and drift needs 30"
+    assert (verdict.detected, verdict.columns, verdict.report, verdict.event) == (False, (), None, checked.id)
+    assert (checked.payload["watched"], checked.payload["detected"], checked.payload.get("report")) == (0, False, None)
+    assert {column["value"] for column in checked.payload["left_out"]} == {why}
+    facts = DriftFacts.model_validate(checked.payload)
+    assert in_a_line(facts) == f"Drift in loans/undecided cannot be told: {why}"
+    assert why.encode() in reports.read(verdict.page)
+
+
 def test_evidently_s_page_and_snapshot_are_kept(home: Path, spec: Spec, reference: pl.DataFrame) -> None:
     from evidently.core.report import Snapshot
 
     before, now = datasets.put(reference, "loans/train"), datasets.put(made(6, mean=75), "loans/features")
     verdict = check_drift.fn(before, now, spec)
+    assert verdict.report
     page = reports.read(verdict.report)
     assert b"income" in page and b"</html>" in page
     (checked,) = read.events(open_store(), types=("drift.checked",))

@@ -2,6 +2,10 @@
 
 import gzip
 import logging
+import sqlite3
+import subprocess
+import sys
+import textwrap
 import zipfile
 from datetime import date, datetime
 from pathlib import Path
@@ -12,6 +16,7 @@ import pytest
 from audit.artifacts import datasets
 from audit.errors import AuditError, BadData, KeyUnavailable, SpecError
 from audit.events.references import DatasetVersion, Window
+from audit.privacy import redact
 from audit.recording.initialise import initialise
 from audit.settings import settings
 from audit.spec.load import load_spec
@@ -19,10 +24,12 @@ from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
 from tasks.ingest import Ingested, ingest, mask_key, read_sources
+from tasks.validate import check
 from tests.audit.recording.conftest import break_store
 
 KEY = bytes(32)
-FLIGHTS = Path(__file__).parents[2] / "flows" / "specs" / "flights.yaml"
+REPOSITORY = Path(__file__).parents[2]
+FLIGHTS = REPOSITORY / "flows" / "specs" / "flights.yaml"
 
 TRIPS = """\
 name: trips
@@ -130,7 +137,7 @@ def test_a_window_without_rows_is_told_where_the_rows_are(folder: Path, window: 
         (",1.5,", ",secret,", "trips.yaml:11: 1 value is no float in column 'miles'."),
         ("2024-01-31 23:59:59", "31.01.2024", "trips.yaml:8: 1 value is no datetime in column 'started'."),
         ("miles,seats", "mile,seats", "trips.yaml:11: column 'miles' is not in the source. Did you mean 'mile'?"),
-        ("miles,seats", "miles,miles", "file:trips.csv: columns 4 and 5 have the same name."),
+        ("miles,seats", "miles,miles", "trips.yaml:4: trips.csv: columns 4 and 5 have the same name."),
     ],
 )
 def test_what_does_not_fit_the_spec_is_counted_and_never_shown(folder: Path, old: str, new: str, expected: str) -> None:
@@ -159,12 +166,12 @@ def test_a_value_of_another_type_far_down_is_found_too(folder: Path) -> None:
     ("content", "expected"),
     [
         (None, "trips.yaml:4: trips.csv does not exist."),
-        (b"", "trips.csv is empty."),
+        (b"", "trips.yaml:4: trips.csv is empty."),
         (HEADER.encode(), "trips has no rows at all."),
-        ((HEADER + ROWS).encode("utf-16"), "file:trips.csv is no csv table that can be read."),
-        (gzip.compress(b"\x00" * 100)[:30], "file:trips.csv is no csv table that can be read."),
-        (b"started,rider,phone,miles,seats,zone,late\n2024-01-02 08:30,a,b,1,2,x,true,more\n", "trips cannot be read"),
-        ((HEADER + ROWS).encode() + b"2024-01-02 08:30,\xff,b,1,2,x,true,m\n", "trips cannot be read"),
+        ((HEADER + ROWS).encode("utf-16"), "trips.yaml:4: trips.csv is UTF-16 text, not CSV."),
+        (gzip.compress(b"\x00" * 100)[:30], "trips.yaml:4: trips.csv is compressed by gzip, not CSV."),
+        (HEADER.encode() + b"2024-01-02 08:30,a,b,1,2,x,true,m,n\n", "trips.yaml:4: trips.csv, line 2 has 9 fields"),
+        ((HEADER + ROWS).encode() + b",\xff,b,1,2,x,true,m\n", "trips.yaml:4: trips.csv, line 5 is not UTF-8."),
     ],
     ids=["missing", "empty", "header only", "utf-16", "binary", "ragged", "latin"],
 )
@@ -176,7 +183,10 @@ def test_a_source_that_is_no_table_is_one_line(folder: Path, content: bytes | No
 
 @pytest.mark.parametrize(
     ("members", "expected"),
-    [({"a.csv": "x", "b.csv": "y"}, "trips.zip holds 2 files."), ({"a.txt": "x"}, "trips.yaml:4: a.txt is neither")],
+    [
+        ({"a.csv": "x", "b.csv": "y"}, "trips.yaml:4: trips.zip holds 2 files."),
+        ({"a.txt": "x"}, "trips.yaml:4: a.txt is neither"),
+    ],
     ids=["two files", "another format"],
 )
 def test_an_archive_must_hold_one_table(folder: Path, members: dict[str, str], expected: str) -> None:
@@ -386,3 +396,258 @@ def test_what_is_ingested_is_stored_and_on_record_without_a_personal_value(folde
     for value in (b"anna", b"bert", b"1234567", b"7654321", b"example.org", b"token-4711"):
         assert value not in written
     assert b"00502" in datasets.read(rows).write_csv().encode()
+
+
+def in_sqlite(folder: Path, rows: str = HEADER + ROWS) -> None:
+    """The trips as a table of trips.db, and the spec that reads them there."""
+    table = pl.read_csv(rows.encode(), null_values=["?"], infer_schema=False)
+    with sqlite3.connect(folder / "trips.db") as database:
+        database.execute("drop table if exists trips")
+        database.execute(f"create table trips ({', '.join(f'{name} text' for name in table.columns)})")
+        database.executemany(f"insert into trips values ({', '.join('?' * table.width)})", table.rows())
+    database.close()
+    source = '{database: "sqlite:///trips.db", table: trips}'
+    (folder / "trips.yaml").write_text(TRIPS.replace('{file: trips.csv, null_values: ["?"]}', source))
+
+
+def test_a_table_of_a_database_comes_to_the_same_rows_as_a_file(folder: Path) -> None:
+    from_file = ingested(folder, Window.month(2024, 1))
+    in_sqlite(folder)
+    from_database = ingested(folder, Window.month(2024, 1))
+
+    assert datasets.digest(from_database.frame) == datasets.digest(from_file.frame)
+    assert from_database.sources[0].address == "sqlite:///trips.db?table=trips"
+    assert from_database.sources[0].rows == 2  # the window's
+    assert from_database.plan.undeclared == ("memo",)
+
+
+def test_a_window_without_rows_of_a_database_is_told_where_the_rows_are(folder: Path) -> None:
+    in_sqlite(folder)
+
+    told = refused(folder, Window.month(2024, 3))
+
+    assert told.startswith("March 2024 has no rows in trips (the data ends 2024-02-03).")
+
+
+def test_a_column_that_a_table_does_not_have_is_told_with_what_it_has(folder: Path) -> None:
+    in_sqlite(folder, (HEADER + ROWS).replace("miles,seats", "mile,seats"))
+
+    assert refused(folder).startswith("trips.yaml:11: column 'miles' is not in the source. Did you mean 'mile'?")
+
+
+def test_the_digest_of_what_a_database_gave_is_of_its_rows_in_any_order(folder: Path) -> None:
+    in_sqlite(folder)
+    first = ingested(folder).sources[0].digest
+    header, *rows = (HEADER + ROWS).splitlines()
+    in_sqlite(folder, "\n".join([header, *reversed(rows)]))
+    assert ingested(folder).sources[0].digest == first
+
+    in_sqlite(folder, (HEADER + ROWS).replace("1.5", "1.6"))
+    assert ingested(folder).sources[0].digest != first
+
+
+QUERIES = [
+    "SELECT a.t, b.x FROM a JOIN b ON a.id = b.id",
+    "SELECT * FROM a JOIN b USING (id)",
+    "SELECT a.t, b.x FROM a NATURAL JOIN b",
+]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_files_and_tables_of_databases_are_joined_by_the_specs_query(tmp_path: Path, query: str) -> None:
+    (tmp_path / "a.csv").write_text("t,id,gone\n2024-01-01,1,7\n2024-01-02,2,7\n")
+    with sqlite3.connect(tmp_path / "b.db") as database:
+        database.execute("create table b (id integer, x real, other text)")
+        database.execute("insert into b values (2, 0.5, 'x'), (3, 0.7, 'y')")
+    database.close()
+    sources = "a: {file: a.csv}, b: {database: 'sqlite:///b.db', table: b}"
+    spec = spec_over(tmp_path, "[{name: t, dtype: datetime}, {name: x, dtype: float}]", sources, query)
+
+    found = read_sources(spec, Window.month(2024, 1), KEY)
+
+    assert found.frame.rows() == [(datetime(2024, 1, 2), 0.5)]
+    assert [(s.name, s.rows) for s in found.sources] == [("a", 2), ("b", 2)]
+    assert ("other" in str(found.details["b"]["columns"])) == ("ON" not in query)
+
+
+def test_an_address_with_a_password_is_nowhere_on_record(
+    folder: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("AUDIT_SOURCE_URL_BANK", "postgresql://ann:planted-secret@127.0.0.1:1/bank")
+    settings.cache_clear()
+    initialise()
+    (folder / "trips.yaml").write_text(
+        TRIPS.replace('{file: trips.csv, null_values: ["?"]}', "{database: bank, table: trips}")
+    )
+
+    with caplog.at_level(logging.DEBUG), pytest.raises(BadData, match="cannot be reached") as raised:
+        ingest.fn(load_spec(folder / "trips.yaml"))
+
+    assert "planted-secret" not in str(redact.error(raised.value)) + caplog.text
+    assert (raised.value.__cause__, raised.value.__suppress_context__) == (None, True)
+
+
+def changes() -> list[tuple[str, str, str | None]]:
+    events = read.events(open_store(), types=("pipeline.changed",), newest_first=False)
+    return [(e.payload["what"], e.severity, e.payload.get("was")) for e in events]
+
+
+def ingested_sources() -> list[dict]:
+    return next(iter(read.events(open_store(), types=("dataset.ingested",)))).payload["sources"]
+
+
+def test_a_file_that_is_another_than_at_the_last_run_is_said_once(folder: Path, home: Path) -> None:
+    initialise()
+    spec = load_spec(folder / "trips.yaml")
+    ingest.fn(spec, Window.month(2024, 1))
+    ingest.fn(spec, Window.month(2024, 2))
+    first = ingested_sources()[0]
+    assert changes() == [("source trips", "info", None)]
+    assert "changed_since" not in first
+
+    (folder / "trips.csv").write_text(HEADER + ROWS + "2024-02-04 00:00,carl,,1,1,x,true,\n")
+    ingest.fn(spec, Window.month(2024, 1))
+    today = next(iter(read.events(open_store(), types=("pipeline.changed",)))).time[:10]
+    assert changes()[1:] == [("source trips", "warning", first["digest"])]
+    assert ingested_sources()[0]["changed_since"] == today
+
+    ingest.fn(spec, Window.month(2024, 2))
+    assert len(changes()) == 2
+
+
+def test_of_a_table_each_window_is_compared_with_itself(folder: Path, home: Path) -> None:
+    initialise()
+    in_sqlite(folder)
+    spec = load_spec(folder / "trips.yaml")
+    for month in (1, 2):
+        ingest.fn(spec, Window.month(2024, month))
+    in_sqlite(folder, (HEADER + ROWS).replace("1.5", "1.6"))  # a trip of February
+    for month in (1, 2):
+        ingest.fn(spec, Window.month(2024, month))
+
+    assert [(what, severity) for what, severity, _ in changes()] == [
+        ("source trips 2024-01", "info"), ("source trips 2024-02", "info"), ("source trips 2024-02", "warning")
+    ]  # fmt: skip
+
+
+def test_other_columns_asked_of_a_table_are_no_other_source(folder: Path, home: Path) -> None:
+    initialise()
+    in_sqlite(folder)
+    ingest.fn(load_spec(folder / "trips.yaml"))
+    text = (folder / "trips.yaml").read_text()
+    (folder / "trips.yaml").write_text(text.replace("  - {name: zone, dtype: string}\n", ""))
+
+    ingest.fn(load_spec(folder / "trips.yaml"))
+
+    assert "changed_since" not in ingested_sources()[0]
+
+
+def test_a_store_that_is_away_leaves_the_source_uncompared(
+    folder: Path, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    initialise()
+    break_store(home)
+
+    with caplog.at_level(logging.WARNING, "audit"):
+        assert ingest.fn(load_spec(folder / "trips.yaml")).rows == 3
+    assert "Whether source trips is as it was cannot be told" in caplog.text
+
+
+def test_quasi_identifiers_lose_their_precision_before_anything_is_written(folder: Path, home: Path) -> None:
+    initialise()
+    ages = "name: seats, dtype: integer, pii: quasi, generalise: {width: 10}, role: protected, max: 120"
+    text = TRIPS.replace("name: seats, dtype: integer", ages)
+    text = text.replace("name: zone, dtype: string", "name: zone, dtype: string, generalise: {prefix: 3}")
+    (folder / "trips.yaml").write_text(text)
+    (folder / "trips.csv").write_text((HEADER + ROWS).replace(",2,00501", ",47,00501").replace(",3,,", ",999999,,"))
+    spec = load_spec(folder / "trips.yaml")
+
+    rows = ingest.fn(spec)
+
+    frame = datasets.read(rows)
+    assert frame["seats"].to_list() == [None, 0, 40]
+    assert set(frame["zone"]) == {"005"}
+    masked, facts = (next(read.events(open_store(), types=(type,))) for type in ("privacy.masked", "dataset.ingested"))
+    assert masked.payload["generalised"] == ["seats: width 10", "zone: prefix 3"]
+    assert "seats generalised, width 10" in facts.payload["transformations"]
+
+
+def test_validation_finds_what_stands_for_missing_among_generalised_values(folder: Path) -> None:
+    ages = "name: seats, dtype: integer, generalise: {edges: [0, 20, 40]}, min: 18, max: 120"
+    (folder / "trips.yaml").write_text(TRIPS.replace("name: seats, dtype: integer", ages))
+    lines = [f"2024-01-02 08:30,a,,1,{age},x,true,\n" for age in (17, 18, 19, 120, 999_999)]
+    (folder / "trips.csv").write_text(HEADER + "".join(lines))
+
+    found = check(ingested(folder).frame, load_spec(folder / "trips.yaml"))
+
+    assert sorted(found.valid["seats"]) == [18, 18, 40]
+    assert sorted(found.rejected["seats"]) == [0, 121]
+
+
+def test_dates_in_another_form_are_read_by_it_and_others_are_bad_values(folder: Path) -> None:
+    text = TRIPS.replace("name: started, dtype: datetime", 'name: started, dtype: datetime, date_format: "%d%m%Y"')
+    (folder / "trips.yaml").write_text(text)
+    (folder / "trips.csv").write_text(HEADER + "01022024,a,,1,1,x,true,\n")
+    assert ingested(folder).frame["started"].to_list() == [datetime(2024, 2, 1)]
+
+    (folder / "trips.csv").write_text(HEADER + "01022024,a,,1,1,x,true,\n2024-02-01,a,,1,1,x,true,\n")
+    assert refused(folder).startswith("trips.yaml:8: 1 value is no datetime in column 'started'.")
+
+
+def test_rows_without_any_time_are_ingested_in_one_order(folder: Path, home: Path) -> None:
+    initialise()
+    text = TRIPS.replace("event_time: started\n", "").replace("  - {name: started, dtype: datetime, role: time}\n", "")
+    (folder / "trips.yaml").write_text(text[: text.index("schedule:")])
+    spec = load_spec(folder / "trips.yaml")
+    rows = ingest.fn(spec)
+    header, *lines = (HEADER + ROWS).splitlines()
+    (folder / "trips.csv").write_text("\n".join([header, *reversed(lines)]))
+
+    assert ingest.fn(spec).digest == rows.digest
+    assert "ordered by all columns" in next(
+        iter(read.events(open_store(), types=("dataset.ingested",)))
+    ).payload["transformations"]  # fmt: skip
+
+
+MEASURED = """
+    import re, sys
+    from pathlib import Path
+    import polars as pl
+    from audit.events.references import Window
+    from audit.spec.load import load_spec
+    from tasks.ingest import read_sources
+
+    def peak():  # not ru_maxrss, which begins with what the parent had
+        return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+    pl.LazyFrame({"a": [1]}).collect(engine="streaming")
+    before = peak()
+    found = read_sources(load_spec(sys.argv[1]), Window.month(2024, 1), bytes(32))
+    print(found.frame.height, found.sources[0].rows, peak() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("written", "share"), [("trips.csv", 0.5), ("trips.parquet", 0.1)])
+def test_of_a_large_file_only_the_windows_columns_come_into_memory(folder: Path, written: str, share: float) -> None:
+    times = pl.datetime_range(datetime(2024, 1, 1), datetime(2028, 2, 1), "2m", closed="left", eager=True)
+    part = pl.DataFrame({"started": times}).with_columns(
+        rider=pl.lit("r"), phone=pl.lit("030 " * 25), miles=pl.int_range(pl.len()) / 7, seats=pl.int_range(pl.len()),
+        zone=pl.lit("z"), late=pl.lit(True), memo=pl.int_range(pl.len()).cast(pl.String) + " of a long memorandum" * 28,
+    )  # fmt: skip
+    if written.endswith("csv"):
+        part.write_csv(folder / written)
+    else:
+        part.write_parquet(folder / written, compression="uncompressed", row_group_size=20_000)
+    (folder / "trips.yaml").write_text(TRIPS.replace("trips.csv", written))
+    size = (folder / written).stat().st_size
+
+    told = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(MEASURED), folder / "trips.yaml"],
+        capture_output=True, text=True, check=True, env={"POLARS_MAX_THREADS": "2", "PYTHONPATH": str(REPOSITORY)},
+    ).stdout.split()  # fmt: skip
+    height, rows, taken = map(int, told)
+
+    (folder / written).unlink()
+    assert (height < rows / 40, size > 500e6) == (True, True)
+    assert taken < size * share

@@ -103,6 +103,12 @@ def test_where_one_outcome_alone_was_drawn_there_is_no_main_figure(kind):
     assert varied(target) and not varied(target[:1])
 
 
+def test_equal_numbers_whose_mean_is_not_quite_theirs_give_no_r2():
+    judged = judge(np.array([0.1, 0.7]), Predicted(np.array([0.2, 0.6])), NUMBERS)
+    assert 3 * 0.1 / 3 != 0.1
+    assert math.isnan(judged.figures(np.array([3.0, 0.0]))["r2"])
+
+
 @pytest.mark.parametrize("kind", MAIN)
 def test_an_interval_holds_its_figure_and_narrows_with_more_rows(kind):
     few, many = (with_intervals([judge(*drawn(kind, rows), spec_of(kind))])[0] for rows in (500, 8_000))

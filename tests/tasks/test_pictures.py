@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from audit.events.payloads import Metric
 from tasks import _pictures as pictures
+from tasks._frames import Predicted
 from tasks._judging import judge
 from tasks._pages import Markup, page
 from tasks._pictures import Bar, Distribution, Group
@@ -33,7 +34,7 @@ made = [
     pictures.distributions([pictures.Distribution("income", [0.5, 0.5], [0.1, 0.9], edges=[0, 1, 2])]),
 ]
 print(hashlib.sha256("".join(picture.html for picture in made).encode()).hexdigest())
-print([name for name in ("matplotlib.pyplot", "PIL.Image") if name in sys.modules])
+print("matplotlib.pyplot" in sys.modules)
 """
 
 
@@ -76,7 +77,7 @@ def test_the_same_numbers_are_the_same_bytes_in_another_process_home_and_taste(t
         told.append(subprocess.run(command, cwd=user, env=environment, capture_output=True, text=True, check=True))
         assert [path.name for path in user.rglob("*")] == ["matplotlibrc"], "nothing is written in a user's own folder"
     assert told[0].stdout == told[1].stdout
-    assert told[0].stdout.endswith("[]\n"), "neither pyplot nor bitmaps"
+    assert told[0].stdout.endswith("False\n"), "pyplot keeps pictures for ever"
 
 
 def test_a_picture_says_in_words_what_it_shows_and_stands_in_a_page() -> None:
@@ -112,7 +113,7 @@ def test_a_long_name_is_cut_and_a_dollar_is_a_dollar() -> None:
 def test_words_say_how_far_stated_probabilities_are_from_what_came() -> None:
     score, came = scores(20_000)
     right, wrong = pictures.calibration(score, came), pictures.calibration(score, 1 - came)
-    far = [float(re.findall(r"distance from it is ([\d.]+)", picture.html)[0]) for picture in (right, wrong)]
+    far = [float(re.findall(r"distance from it is (\d\.\d+)", picture.html)[0]) for picture in (right, wrong)]
     assert far[0] <= 0.05 and far[1] > 0.8
 
 
@@ -135,16 +136,10 @@ def test_each_kind_of_target_has_its_picture(kind: str, heading: str) -> None:
         said = foretold(np.stack([score, 1 - score], axis=1), ("A", "B"))
         target: np.ndarray = np.where(came == 1, "A", "B")
     else:
-        said, target = pictures_of(score), came
+        said, target = Predicted(score), came
     made = pictures.of_judged(judge(target, said, spec_of(kind)))
     assert list(made) == [heading]
     assert all("<svg" in picture.html for picture in made[heading])
-
-
-def pictures_of(score: np.ndarray):
-    from tasks._frames import Predicted
-
-    return Predicted(score)
 
 
 def test_groups_are_shown_in_their_order_by_the_figure_that_comes_first() -> None:
@@ -166,6 +161,6 @@ def test_the_interval_of_a_share_holds_it_and_stays_a_share(drawn: list[tuple[in
     rows = np.array([max(pair) for pair in drawn])
     share = np.array([min(pair) for pair in drawn]) / rows
     low, high = pictures._wilson(share, rows)
-    assert ((-1e-9 <= low) & (low <= share + 1e-9) & (share - 1e-9 <= high) & (high <= 1 + 1e-9)).all()
+    assert ((low >= -1e-9) & (low <= share + 1e-9) & (share - 1e-9 <= high) & (high <= 1 + 1e-9)).all()
     few, many = (np.subtract(*pictures._wilson(share, rows * times)) for times in (1, 10))
     assert (few < many).all(), "more rows, a narrower interval"

@@ -191,6 +191,30 @@ def test_a_source_that_is_not_there_is_an_error_of_the_spec(tmp_path: Path) -> N
     assert "does not exist. Correct `file`, or put it there." in error
 
 
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ((), "gx is no Great Expectations project. Name the folder that holds great_expectations.yml"),
+        (("great_expectations.yml", "expectations/trip.json"), "has no suite 'trips'. Did you mean 'trip'?"),
+        (("great_expectations.yml", "expectations/trips.json"), None),
+        (("great_expectations.yml",), None),  # its suites lie elsewhere
+    ],
+    ids=["no project", "no suite", "both", "another store"],
+)
+def test_a_project_or_a_suite_that_is_not_there_is_an_error_of_the_spec(
+    tmp_path: Path, made: tuple[str, ...], says: str | None
+) -> None:
+    (tmp_path / "gx" / "expectations").mkdir(parents=True)
+    (tmp_path / "trips.csv").touch()
+    for name in made:
+        (tmp_path / "gx" / name).touch()
+    file = tmp_path / "trips.yaml"
+    file.write_text(TRIPS + "expectations: gx/trips\n")
+    errors = spec_errors(file)
+    assert len(errors) == (says is not None)
+    assert all(error.startswith("trips.yaml:25: ") and says in error for error in errors)
+
+
 def test_all_errors_are_told_in_the_files_order_and_the_first_says_how_many_more(tmp_path: Path) -> None:
     file = tmp_path / "trips.yaml"
     file.write_text(changed("slices: [zone]", "slices: [zon, mile]").replace("{column: late}", "{column: lat}"))

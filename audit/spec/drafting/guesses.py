@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from audit.spec.drafting.profile import Seen
 from audit.spec.model import Pii
-from audit.spec.profile import Seen
 
 if TYPE_CHECKING:
     import polars as pl
@@ -207,7 +207,7 @@ def _by_name(seen: Seen) -> Personal | None:
 def _may_be_personal(seen: Seen) -> bool:
     """Text, or numbers of many digits; a yes or no about it, or a few kinds of it, is not the thing itself."""
     if seen.dtype == "string":
-        return seen.distinct > FEW or seen.sampled < 10 * FEW
+        return not 2 <= seen.distinct <= FEW or seen.sampled < 10 * FEW
     return _has_many_digits(seen)
 
 

@@ -22,14 +22,14 @@ Read = Callable[[Collection[str], int | None], "pl.LazyFrame"]
 
 MAX_COLUMNS = 1_000
 SAMPLE, SAMPLE_CELLS, SEED = 200_000, 20_000_000, 0
-FEW_TEXTS, FEW_NUMBERS = 20, 10  # values that are listed as a set
+FEW_TEXTS, FEW_NUMBERS = 20, 5  # values that are listed as a set
 SEEN_OFTEN = 10  # times that each number of a set is there
 
 # What people write where a number or a date is missing.
 MISSING = ("NA", "N/A", "n/a", "na", "NULL", "null", "Null", "None", "none", "NaN", "nan", "#N/A", "-", "--", ".", "?")
 DATE_FORMATS = (
     "%d/%m/%Y", "%m/%d/%Y", "%d.%m.%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%d/%m/%y", "%m/%d/%y",
-    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y",
+    "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%Y%m%d",
 )  # fmt: skip
 CLOCKS = ("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
 _DIGITS = "%Y%m%d"  # of integers whose name speaks of a day
@@ -263,7 +263,7 @@ def _few(values: "pl.Series", distinct: int, dtype: Dtype) -> tuple[str | int | 
         return tuple(sorted(values.unique()))
     if dtype == "integer" and 0 < distinct <= FEW_NUMBERS:
         counts = values.value_counts(name="\x00rows")
-        if distinct <= 2 or counts["\x00rows"].min() >= SEEN_OFTEN:
+        if distinct <= 2 or not (counts["\x00rows"] < SEEN_OFTEN).any():
             return tuple(sorted(counts[values.name]))
     return None
 
@@ -295,8 +295,7 @@ def _form_of_integers(series: "pl.Series") -> _Form:
     import polars as pl
 
     days = series.drop_nulls()
-    spoken_of = bool(re.search(_DAY_WORDS, series.name)) and len(days) > 0
-    if spoken_of and days.is_between(19000101, 21001231).all():
+    if re.search(_DAY_WORDS, series.name) and len(days) and days.is_between(19000101, 21001231).all():
         read = days.cast(pl.String).str.to_date(_DIGITS, strict=False)
         return _Form("integer") if read.null_count() else _Form("date", _DIGITS, "a day as eight digits")
     return _Form("integer")
