@@ -117,8 +117,7 @@ def next_to_monitor(spec: Spec) -> Window | None:
 def unchecked(spec: Spec) -> Decided | None:
     """Of a spec without months the last decisions, if nobody has looked at their rows yet.
 
-    Rows that a later model decides on once more are not looked at again: whatever they drifted from, a training has
-    been started for it.
+    Rows that a later model decides on once more are not looked at again: they would start a training after each one.
     """
     last = next((decided for decided in reversed(list(_decided(spec))) if decided.window is None), None)
     checked = read.events(open_store(), types=("drift.checked",), spec=spec.name)

@@ -37,7 +37,7 @@ code, .badge { font: .88em ui-monospace, monospace; background: var(--wash); bor
 .wide { overflow-x: auto; margin: .6rem 0 1.4rem }
 table { border-collapse: collapse; font-size: .94rem; line-height: 1.4; overflow-wrap: normal }
 th, td { border-bottom: 1px solid var(--line); padding: .32rem 1.4rem .32rem 0; text-align: left; vertical-align: top }
-th { color: var(--faint); font-weight: 600; white-space: nowrap } td { max-width: 34rem; overflow-wrap: anywhere }
+th { color: var(--faint); font-weight: 600; white-space: nowrap } td { max-width: 40rem; overflow-wrap: break-word }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
 .held { color: var(--good) } .broken { color: var(--bad); font-weight: 600 }
 figure { margin: .8rem 0 1.6rem } figcaption { color: var(--faint); font-size: .92rem; max-width: 46rem }
@@ -72,6 +72,12 @@ def whole(title: str, body: Markup) -> str:
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{STYLE}</style></head>\n'
         f"<body><main>\n<h1>{shown}</h1>\n{body.html}</main></body></html>\n"
     )
+
+
+def pictures_beneath(html: str, heading: str) -> list[Markup]:
+    """The pictures right beneath this heading of a page that `page` made."""
+    found = re.search(rf"<h\d>{re.escape(escape(heading))}</h\d>\n((?:<figure>.*?</figure>\n)+)", html, re.DOTALL)
+    return [Markup(found[1])] if found else []
 
 
 def said(words: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from audit import task
-from audit.artifacts import models, reports
+from audit.artifacts import reports
 from audit.events.canonical import timestamp
 from audit.events.payloads import (
     Approver,
@@ -31,14 +31,13 @@ from audit.events.references import ModelVersion, Report
 from audit.privacy import redact
 from audit.recording.registry import subject_of
 from audit.spec.load import spec_digest
-from audit.spec.model import Spec
+from audit.spec.model import Spec, TargetKind
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
 from tasks import _pages as pages
-from tasks import _pictures as pictures
 from tasks._frames import Evaluation, with_interval
-from tasks._judging import RESAMPLES, SEED, Judged, judge
+from tasks._judging import RESAMPLES, SEED
 from tasks._slices import SLICE_ROWS, Gap, column_of, too_small, widest_gap
 
 if TYPE_CHECKING:
@@ -49,6 +48,8 @@ if TYPE_CHECKING:
 SILENT = "*not stated in the spec*"
 UNKNOWN = "not on record"
 GROUPS = "Figures by group"
+# What the evaluation's pictures of predictions beside outcomes stand beneath.
+OUTCOMES: dict[TargetKind, str] = {"binary": "Calibration", "multiclass": "Calibration", "regression": "Residuals"}
 
 
 class Card(BaseModel):
@@ -78,14 +79,11 @@ class Origin:
 @task(task_run_name="write the card of {spec.name} v{model.version}")
 def write_card(model: ModelVersion, evaluation: Evaluation, spec: Spec) -> Card:
     """The card of a registered model as things stand now, whether it was let in or turned away."""
-    frame = frames.read(evaluation.tested_on)
-    predicted = frames.predicted(models.load(model), frame, spec)
-    own = judge(frames.target(frame, spec), predicted, spec)
     origin = origin_of(model, spec)
-    told = for_people(model, evaluation, origin, frame, spec)
+    told = for_people(model, evaluation, origin, frames.read(evaluation.tested_on), spec)
     name = f"{spec.name}/card v{model.version}"
     card = Card(
-        page=reports.put(with_pictures(told, model, evaluation, own, spec).encode(), name),
+        page=reports.put(with_pictures(told, model, evaluation, spec).encode(), name),
         markdown=reports.put(f"# {title(model, spec)}\n\n{told}".encode(), f"{name} (markdown)", "text/markdown"),
     )
     links = frames.links({"with pictures": reports.link(card.page), "as markdown": reports.link(card.markdown)})
@@ -150,10 +148,13 @@ def standing(steps: Sequence["Recorded"]) -> str:
     return "awaits approval" if "model.approval_requested" in taken else "is registered and in no environment"
 
 
-def with_pictures(told: str, model: ModelVersion, evaluation: Evaluation, own: Judged, spec: Spec) -> str:
-    """The card as a whole page."""
-    by_group = pictures.of_slices(evaluation.slices, evaluation.metric(evaluation.main))
-    return pages.page(title(model, spec), told, {**pictures.of_judged(own), GROUPS: by_group})
+def with_pictures(told: str, model: ModelVersion, evaluation: Evaluation, spec: Spec) -> str:
+    """The card as a whole page. Its pictures are those of the evaluation, which the gates were held to as well."""
+    judged = reports.read(evaluation.report).decode()
+    headings = {OUTCOMES[spec.target.kind]: OUTCOMES[spec.target.kind], GROUPS: "Slices"}
+    return pages.page(
+        title(model, spec), told, {own: pages.pictures_beneath(judged, its) for own, its in headings.items()}
+    )
 
 
 def for_people(model: ModelVersion, evaluation: Evaluation, origin: Origin, frame: "pl.DataFrame", spec: Spec) -> str:
@@ -348,7 +349,7 @@ def _figures(evaluation: Evaluation, spec: Spec) -> Iterator[str]:
             for metric in evaluation.metrics
         ],
     )
-    yield "### Residuals" if spec.target.kind == "regression" else "### Calibration"
+    yield f"### {OUTCOMES[spec.target.kind]}"
     yield _calibrated(evaluation)
 
 

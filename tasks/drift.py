@@ -436,10 +436,11 @@ def _over_groups(name: str, before: "pl.Series", now: "pl.Series", *, named: boo
     common = counted.filter(pl.col("rows") >= FEW).sort(["rows", "value"], descending=[True, False])["value"][:GROUPS]
     sides = []
     for side in (before.cast(pl.String), now.cast(pl.String)):
-        shares = [float((side == value).sum()) / max(len(side), 1) for value in common]
-        sides.append([*shares, max(0.0, 1 - sum(shares)) if len(side) else 0.0])
+        rows = [int((side == value).sum()) for value in common]
+        sides.append([count / max(len(side), 1) for count in (*rows, len(side) - sum(rows))])
     names = common.to_list() if named else [str(number) for number in range(1, len(common) + 1)]
-    return Distribution(name, sides[0], sides[1], groups=(*names, "others"))
+    end = None if sides[0][-1] or sides[1][-1] else -1  # of others, if there are any
+    return Distribution(name, sides[0][:end], sides[1][:end], groups=(*names, "others")[:end])
 
 
 def _is_private(name: str, spec: Spec) -> bool:

@@ -167,8 +167,7 @@ def for_people(
             [(metric.name, with_interval(metric), against.get(metric.name, "")) for metric in metrics],
         ),
         *_in_detail(own, spec),
-        "### Slices",
-        f"Up to {SLICE_VALUES} values of a column, each with at least {SLICE_ROWS} rows.",
+        *_slices_in_words(spec),
         frames.as_markdown(frames.by_slice(sliced)),
         *(_gap_in_words(gap) for gap in widest_gaps(sliced, spec).values()),
         *(_left_out(column, values) for column, values in (small or {}).items()),
@@ -208,6 +207,12 @@ def _in_detail(own: Judged, spec: Spec) -> Iterator[str]:
             yield "By tenth of the predicted value. A residual is the outcome minus the predicted value."
             means = ("rows", "mean predicted", "mean outcome", "mean residual")
             yield frames.markdown_table(means, _residuals(own))
+
+
+def _slices_in_words(spec: Spec) -> Iterator[str]:
+    if spec.sliced_by():
+        yield "### Slices"
+        yield f"Up to {SLICE_VALUES} values of a column, each with at least {SLICE_ROWS} rows."
 
 
 def _gap_in_words(gap: Gap) -> str:

@@ -71,7 +71,7 @@ def split_by_chance(known: "pl.DataFrame", spec: Spec) -> tuple["pl.DataFrame", 
     """
     import polars as pl
 
-    if _repeats(spec.entity_key, known):
+    if spec.entity_key and _repeats(spec.entity_key, known):
         held = _draw(spec, known.height, known[spec.entity_key].fill_null("").rank("dense").to_numpy())
     elif spec.target.kind == "regression":
         held = _draw(spec, known.height)
@@ -102,7 +102,8 @@ def not_learnt(frame: "pl.DataFrame", train: "pl.DataFrame") -> "pl.DataFrame":
     nth = pl.int_range(pl.len()).over(both).alias(_NTH)
     # A column whose dtype the spec has changed since is compared by its values.
     learnt = train.select(pl.col(name).cast(frame.schema[name], strict=False) for name in both).with_columns(nth)
-    return frame.with_columns(nth).join(learnt, on=[*both, _NTH], how="anti", nulls_equal=True).drop(_NTH)
+    left = frame.with_columns(nth)
+    return left.join(learnt, on=[*both, _NTH], how="anti", nulls_equal=True, maintain_order="left").drop(_NTH)
 
 
 def decided_alike(one: DatasetVersion, other: DatasetVersion, spec: Spec) -> bool:
@@ -111,7 +112,8 @@ def decided_alike(one: DatasetVersion, other: DatasetVersion, spec: Spec) -> boo
         return True
     if one.rows != other.rows:
         return False
-    return len({datasets.digest(frames.read(rows).drop(spec.target.column)) for rows in (one, other)}) == 1
+    known = (frames.read(rows).drop(spec.target.column, strict=False) for rows in (one, other))
+    return len({datasets.digest(frame) for frame in known}) == 1
 
 
 def _draw(spec: Spec, rows: int, groups: "Groups | None" = None) -> "Flags":
@@ -125,10 +127,9 @@ def _draw(spec: Spec, rows: int, groups: "Groups | None" = None) -> "Flags":
     try:
         ((_, drawn),) = draw.split(held, groups=groups)
     except ValueError:
-        what = "rows with a known target" if groups is None else f"different {spec.entity_key} with a known target"
-        count = rows if groups is None else len(np.unique(groups))
+        few = f"{rows:,} rows" if groups is None else f"rows of {len(np.unique(groups)):,} different {spec.entity_key}"
         raise BadData(
-            f"{spec.name}: {count:,} {what} are too few to be parted.", hint="Add rows, or change split.test_share."
+            f"{spec.name}: {few} are too few to be parted.", hint="Add rows, or change split.test_share."
         ) from None
     held[drawn] = True
     return held

@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args, get_origin
@@ -33,6 +33,10 @@ SCORE = "score"  # the model's own output, among the watched columns
 
 # Polars' words for what is wrong whatever columns the tables have.
 _ABOUT_SYNTAX = ("sql parser error", "unsupported", "one (and only one)")
+# `user:password@` before the host, or a parameter by such a name; `passfile` and `sslkey` name files.
+_PASSWORD = re.compile(
+    r"[^:/?#]+://(?:[^/?#@]*:[^/?#@]+@|.*[?&][^=&]*(?:password|passwd|pwd|secret|token)[^=&]*=)", re.IGNORECASE
+)
 _NO_TABLE = re.compile(r"relation '([^']*)' was not found")
 _READS_FILES = re.compile(r"\bread_\w+\s*\(", re.IGNORECASE)  # Polars' table functions: read_csv('...')
 ONLY_SOURCES = "it may read only what stands under `sources`, so that all that is read goes on record."
@@ -391,6 +395,7 @@ def _unknown_names(spec: Spec) -> Iterator[Finding]:
     mentions += [(("event_time",), spec.event_time)] if spec.event_time else []
     mentions += [(("slices", index), name) for index, name in enumerate(spec.slices)]
     mentions += [(("drift", "watch", i), name) for i, name in enumerate(spec.drift.watch) if name != SCORE]
+    mentions += [(("columns", i), column.name) for i, column in enumerate(spec.columns) if column.role == "protected"]
     for keys, name in mentions:
         if name not in known:
             yield Finding(keys, f"column {name!r} is not declared.{did_you_mean(name, known)}")
@@ -452,9 +457,7 @@ def _bad_sources(spec: Spec) -> Iterator[Finding]:
 
 def has_password(address: str) -> bool:
     """Whether an SQLAlchemy URL holds one, before the host or among its parameters."""
-    return bool(
-        re.match(r"[^:/?#]+://(?:[^/?#@]*:[^/?#@]+@|.*[?&][^=&]*(?:pass|pwd|secret|token|key)[^=&]*=)", address)
-    )
+    return bool(_PASSWORD.match(address))
 
 
 def _bad_target(spec: Spec) -> Iterator[Finding]:
@@ -484,10 +487,24 @@ def _bad_generalising(spec: Spec) -> Iterator[Finding]:
         keys: Keys = ("columns", index)
         if column.date_format and column.dtype not in ("date", "datetime"):
             yield Finding((*keys, "date_format"), f"{column.name!r} is a {column.dtype}, date_format is for dates.")
+        elif column.date_format and not _is_date_format(column.date_format):
+            fix = "Write it as strftime does, for example %d/%m/%Y %H:%M."
+            yield Finding((*keys, "date_format"), f"date_format of {column.name!r} tells no whole moment. {fix}")
         if column.generalise:
             yield from _bad_generalised((*keys, "generalise"), column, spec)
         elif column.handling == "generalise":
             yield Finding((*keys, "handling"), f"say how {column.name!r} is generalised, under `generalise`.")
+
+
+def _is_date_format(form: str) -> bool:
+    """Whether it reads back the moment that it writes; of hours alone, say, nobody knows the minute."""
+    import polars as pl
+
+    moment = pl.Series([datetime(2001, 1, 1)])
+    try:
+        return moment.dt.to_string(form).str.to_datetime(form, strict=False).to_list() == [datetime(2001, 1, 1)]
+    except pl.exceptions.PolarsError:
+        return False
 
 
 # Which dtypes a way of generalising is for.
@@ -505,8 +522,15 @@ def _bad_generalised(keys: Keys, column: Column, spec: Spec) -> Iterator[Finding
         yield Finding(keys, f"{ways[0]!r} is for {' or '.join(_GENERALISES[ways[0]])}, {column.name!r} is none.")
     if column.handling not in (None, "generalise"):
         yield Finding(keys, f"{column.name!r} is both generalised and to {column.handling}. Take one out.")
-    if column.generalise.edges is not None and list(column.generalise.edges) != sorted(set(column.generalise.edges)):
+    edges, prefix = column.generalise.edges, column.generalise.prefix
+    if edges is not None and (not edges or list(edges) != sorted(set(edges))):
         yield Finding((*keys, "edges"), f"the edges of {column.name!r} must rise.")
+    if prefix is not None and any(len(str(value)) > prefix for value in column.values or ()):
+        yield Finding(
+            keys, f"of {column.name!r} {prefix} letters are left, and `values` has longer ones. Shorten them."
+        )
+    if column.unique:
+        yield Finding(keys, f"generalised values of {column.name!r} are not unique. Take `unique` out.")
     if column.name == spec.entity_key:
         yield Finding(keys, f"the entity key {column.name!r} is hashed, not generalised.")
 

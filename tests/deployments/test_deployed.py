@@ -97,11 +97,14 @@ def client(machine: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def users(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two specs of a user's outside this folder, the second one without months."""
+def users(machine: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two specs of a user's outside this folder, deployed; the second one has no months, and a model."""
     folder = tmp_path_factory.mktemp("users")
     visits, returns = write_visits(folder), folder / "returns.yaml"
     returns.write_text(SPEC.replace("name: visits", "name: returns"))
+    deploy_for(machine, visits, returns)
+    with temporary_settings({PREFECT_API_URL: machine["PREFECT_API_URL"]}), get_client(sync_client=True) as client:
+        ran("training/returns-training", client)
     return [visits, returns]
 
 
@@ -127,12 +130,9 @@ def test_deploying_again_asks_nothing_and_changes_nothing(machine: dict[str, str
 def test_two_specs_of_the_users_stand_beside_ours_and_deploying_them_again_changes_nothing(
     machine: dict[str, str], client: SyncPrefectClient, users: list[Path]
 ) -> None:
-    deployed.note_deployed("flights")
-    deploy_for(machine, *users)
-    for name in ("visits", "returns"):
+    for name in ("visits", "returns", "flights"):
         noted = deployed.note_deployed(name)
-        assert {f"deployment {flow}/{name}-{flow}" for flow in HERE} <= set(noted)
-    assert deployed.note_deployed("flights") == [], "ours are as they were"
+        assert name == "flights" or {f"deployment {flow}/{name}-{flow}" for flow in HERE} <= set(noted)
     ids = {name: one.id for name, one in deployed.deployments(client).items()}
 
     deploy_for(machine, *reversed(users))
@@ -146,17 +146,13 @@ def test_two_specs_of_the_users_stand_beside_ours_and_deploying_them_again_chang
     assert len([name for name in retrained if "visits-training" in name]) == 1
 
 
-def test_a_users_spec_is_decided_on_daily_in_utc(
-    machine: dict[str, str], client: SyncPrefectClient, users: list[Path]
-) -> None:
-    deploy_for(machine, *users)
+def test_a_users_spec_is_decided_on_daily_in_utc(client: SyncPrefectClient, users: list[Path]) -> None:
     name = "scoring/returns-scoring"
     until(lambda: by_schedule(client, name), 60)
     due = by_schedule(client, name)
     assert {datetime.fromisoformat(run["expected_start_time"]).strftime("%H:%M %Z") for run in due} == {"05:00 UTC"}
     assert {run["parameters"]["spec_file"] for run in due} == {str(users[1])}
 
-    ran("training/returns-training", client)
     soon = datetime.now(UTC) + timedelta(seconds=8)
     once = IntervalSchedule(interval=timedelta(days=1), anchor_date=soon)
     client.create_deployment_schedules(deployed.deployments(client)[name].id, [(once, True)])
@@ -164,21 +160,14 @@ def test_a_users_spec_is_decided_on_daily_in_utc(
     assert on_record(completed(client, name)[0]) == ["flow_run.running", "flow_run.completed"]
 
 
-def test_only_its_own_monitoring_follows_a_users_scoring(
-    machine: dict[str, str], client: SyncPrefectClient, users: list[Path]
-) -> None:
-    deploy_for(machine, *users)
-    ran("training/returns-training", client)
+def test_only_its_own_monitoring_follows_a_users_scoring(client: SyncPrefectClient, users: list[Path]) -> None:
     ran("scoring/returns-scoring", client)
     until(lambda: completed(client, "monitoring/returns-monitoring"), 120)
     assert not runs(client, "monitoring/visits-monitoring")
     assert not [run for run in runs(client, "monitoring/monitoring") if run["parameters"] == FLIGHTS]
 
 
-def test_a_spec_that_is_gone_is_told_and_stops_no_other(
-    machine: dict[str, str], client: SyncPrefectClient, users: list[Path]
-) -> None:
-    deploy_for(machine, *users)
+def test_a_spec_that_is_gone_is_told_and_stops_no_other(client: SyncPrefectClient, users: list[Path]) -> None:
     text = users[0].read_text()
     users[0].unlink()
     try:

@@ -83,6 +83,7 @@ def test_a_group_of_few_rows_and_all_beyond_the_largest_are_one() -> None:
     assert found.now[0] == 1.0 and sum(found.before) == pytest.approx(1)
     few = distribution("purpose", pl.DataFrame({"purpose": [ANN] * (FEW - 1)}), now, watching("purpose"))
     assert few.groups == ("others",)
+    assert distribution("purpose", *[pl.DataFrame({"purpose": ["a"] * FEW})] * 2, watching("purpose")).groups == ("a",)
 
 
 @given(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks import _frames as frames
-from tasks._pages import Markup, page, plain, said, table, whole
+from tasks._pages import Markup, page, pictures_beneath, plain, said, table, whole
 from tests.tasks.read_pages import Page
 
 HOSTILE = {
@@ -91,6 +91,14 @@ def test_a_table_names_its_columns_and_sets_figures_to_the_right() -> None:
 def test_markup_stands_right_beneath_its_heading_and_what_is_last_at_the_end() -> None:
     html = page("x", "## One\n\nfirst\n\n## Two\n\nsecond\n", {"One": [Markup("<hr>")]}, last=Markup("<br>"))
     assert re.search(r"<h2>One</h2>\s*<hr>\s*<p>first</p>\s*<h2>Two</h2>\s*<p>second</p>\s*<br>", html)
+
+
+def test_pictures_can_be_taken_over_from_beneath_a_heading() -> None:
+    one, two, three = (Markup(f"<figure>{n}</figure>\n") for n in "123")
+    made = page("x", "## A & b\n\n## C\n\n## D\n", {"A & b": [one, two], "C": [three]})
+    assert pictures_beneath(made, "A & b") == [Markup(one.html + two.html)]
+    assert pictures_beneath(made, "C") == [three] and pictures_beneath(made, "D") == []
+    assert pictures_beneath(page("x", "\\<h2>A\\</h2>\n\\<figure>1\\</figure>\n"), "A") == [], "words are no picture"
 
 
 def test_what_somebody_wrote_keeps_its_paragraphs_and_loses_its_secrets() -> None:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import polars as pl
 import pytest
 from sklearn.pipeline import Pipeline
@@ -15,8 +16,21 @@ from audit.events.references import ModelVersion, Window
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
-from tasks.score import EMPTY, INFINITE, MOST_BLAMED, NO_SCORE, decide, decision_ids, for_people, score, scored
+from tasks.score import (
+    CLASSES_TOLD,
+    EMPTY,
+    INFINITE,
+    MOST_BLAMED,
+    NO_SCORE,
+    decide,
+    decision_ids,
+    for_people,
+    in_a_line,
+    score,
+    scored,
+)
 from tasks.train import fit
+from tests.tasks.kinds import loans_with, spec_of
 
 CHAMPION = ModelVersion(name="loans", version=3, address="artifact://sha256/c", digest="sha256:c")
 FEATURES = ("purpose", "region", "income", "debt", "employed")
@@ -163,6 +177,155 @@ def test_no_rows_are_refused(home, later_loans, pipeline, loan_spec):
     rows = datasets.put(later_loans.clear(), "loans/features")
     with pytest.raises(BadData, match="there are no rows to decide on in 2024-01"):
         score.fn(rows, numbered(pipeline), loan_spec, Window.month(2024, 1))
+
+
+# Several classes, and numbers.
+
+
+@pytest.fixture(scope="module")
+def grades():
+    """Spec, rows and model of loans with grades A, B and C."""
+    spec = spec_of("multiclass")
+    return spec, loans_with("multiclass", 400, seed=1), fit(loans_with("multiclass"), spec)
+
+
+@pytest.fixture(scope="module")
+def losses():
+    """Likewise of loans of which so much is lost."""
+    spec = spec_of("regression")
+    return spec, loans_with("regression", 400, seed=1), fit(loans_with("regression"), spec)
+
+
+def test_of_several_classes_the_likeliest_is_decided_with_each_one_s_probability_beside_it(grades):
+    spec, rows, model = grades
+    decisions = decide(rows, model, CHAMPION, spec)
+    expected = frames.predicted(model, rows, spec)
+    shares = decisions.select("p:A", "p:B", "p:C")
+    assert decisions["decision"].to_list() == expected.label.tolist()
+    assert shares.to_numpy().tolist() == expected.probabilities.tolist()
+    assert decisions["score"].to_list() == shares.max_horizontal().to_list()
+    assert set(decisions["decision"]) == {"A", "B", "C"}
+
+
+def test_a_class_that_is_less_probable_than_the_threshold_is_left_undecided(home, grades):
+    spec, rows, model = grades
+    strict = spec.model_copy(update={"threshold": 0.8})
+    decisions = decide(rows, model, CHAMPION, strict)
+    sure = decisions["score"] >= 0.8
+    assert decisions["decision"].is_not_null().to_list() == sure.to_list()
+    assert 0 < sure.sum() < 400 and decisions["error"].null_count() == 400
+
+    facts = on_record(rows, model, strict)
+    assert facts.undecided == 400 - sure.sum() and facts.failed == 0
+    assert in_a_line(facts) == f"400 decisions, {facts.undecided} undecided, 0 failed"
+    assert f"| undecided | {facts.undecided} |" in for_people(facts, "0199")
+
+
+def test_of_several_classes_each_one_s_decisions_are_counted_the_most_frequent_first(home, grades):
+    spec, rows, model = grades
+    facts = on_record(rows, model, spec)
+    counts = decide(rows, model, CHAMPION, spec)["decision"].value_counts().sort("count", descending=True)
+    assert [(count.name, count.value) for count in facts.decisions] == list(counts.iter_rows())
+    assert (facts.kind, facts.threshold, facts.others, facts.undecided) == ("multiclass", None, 0, 0)
+    assert in_a_line(facts) == "400 decisions, 0 failed"
+
+
+def test_of_very_many_classes_the_most_frequent_are_told_and_the_others_as_one(home, grades, monkeypatch):
+    spec, rows, model = grades
+
+    class Many(Pipeline):
+        """A thousand classes, of which each row is foretold the next."""
+
+        @property
+        def classes_(self):
+            return np.array([f"class {number:04}" for number in range(1_000)])
+
+        def predict_proba(self, X):
+            return np.eye(1_000)[np.arange(len(X)) % 300]
+
+    monkeypatch.setattr("tasks.score.models.load", lambda _: Many(model.steps))
+    facts = on_record(rows, model, spec)
+    assert len(facts.decisions) == CLASSES_TOLD
+    assert sum(count.value for count in facts.decisions) + facts.others == 400
+    assert {count.value for count in facts.decisions} == {2}
+    assert f"| all other classes | {facts.others} |" in for_people(facts, "0199")
+
+
+@pytest.mark.parametrize("given", [math.nan, math.inf])
+def test_a_class_without_a_finite_probability_fails_its_row(grades, given):
+    spec, rows, model = grades
+
+    class Uncertain(Pipeline):
+        def predict_proba(self, X):
+            probabilities = super().predict_proba(X)
+            probabilities[4, 2] = given
+            return probabilities
+
+    decisions = decide(plant(rows, 9, income=math.inf), Uncertain(model.steps), CHAMPION, spec)
+    assert failed(decisions) == {4: NO_SCORE, 9: INFINITE}
+    assert (
+        decisions.filter(pl.col("error").is_not_null()).select("score", "decision", "p:A", "p:C").null_count().row(0)
+        == (2,) * 4
+    )
+    assert decisions["decision"].null_count() == 2
+
+
+def test_a_number_is_decided_on_as_it_is_foretold(home, losses):
+    spec, rows, model = losses
+    decisions = decide(rows, model, CHAMPION, spec)
+    expected = frames.predicted(model, rows, spec).score.tolist()
+    assert decisions["score"].to_list() == decisions["decision"].to_list() == expected
+
+    facts = on_record(rows, model, spec)
+    assert (facts.kind, facts.decisions, facts.threshold) == ("regression", [], None)
+    assert facts.mean_score == pytest.approx(np.mean(expected))
+    assert in_a_line(facts) == f"400 decisions, mean {np.mean(expected):,.4g}, 0 failed"
+    assert "threshold" not in for_people(facts, "0199")
+
+
+def test_a_number_with_a_threshold_is_decided_true_or_false(home, losses):
+    spec, rows, model = losses
+    spec = spec.model_copy(update={"threshold": 700.0})
+    decisions = decide(rows, model, CHAMPION, spec)
+    assert decisions["decision"].to_list() == [score >= 700 for score in decisions["score"]]
+
+    facts = on_record(rows, model, spec)
+    positive = int(decisions["decision"].sum())
+    assert {count.name: count.value for count in facts.decisions} == {"positive": positive, "negative": 400 - positive}
+    assert in_a_line(facts) == f"400 decisions, {positive / 400:.0%} positive, 0 failed"
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "regression"])
+def test_a_row_that_fails_costs_no_other_whatever_the_kind_of_target(request, kind):
+    spec, rows, model = request.getfixturevalue({"multiclass": "grades", "regression": "losses"}[kind])
+    bad = plant(plant(rows, 7, income=math.inf), 200, debt=-999)
+    decisions, clean = decide(bad, refusing(model), CHAMPION, spec), decide(rows, model, CHAMPION, spec)
+    assert failed(decisions) == {7: INFINITE, 200: "the model raised ValueError"}
+    kept = pl.col("row").is_in([7, 200]).not_()
+    assert decisions.filter(kept)["decision"].equals(clean.filter(kept)["decision"])
+
+
+def test_where_no_row_has_a_class_nothing_was_decided(home, grades):
+    spec, rows, model = grades
+    hopeless = datasets.put(rows.with_columns(income=pl.lit(math.inf)), "loans/features")
+    with pytest.raises(BadData, match="not one of 400 rows could be scored"):
+        score.fn(hopeless, numbered(model), spec)
+
+
+def test_a_feature_with_the_name_of_a_class_s_column_is_refused(grades):
+    spec, rows, model = grades
+    columns = [
+        column.model_copy(update={"name": "p:A"}) if column.name == "debt" else column for column in spec.columns
+    ]
+    with pytest.raises(SpecError, match="'p:A' is a column of ours"):
+        decide(rows, model, CHAMPION, spec.model_copy(update={"columns": tuple(columns)}))
+
+
+def on_record(rows, model, spec):
+    """What goes on record of the decisions on these rows."""
+    score.fn(datasets.put(rows, "loans/features"), numbered(model), spec)
+    (event,) = read.events(open_store(), types=("predictions.scored",))
+    return ScoringFacts.model_validate(event.payload)
 
 
 def plant(frame, row, **values):

@@ -86,7 +86,7 @@ _ENTITIES = {
     "person", "subject", "household", "student", "entity", "participant", "respondent", "driver", "merchant", "device",
     "tailnum", "vin", "company", "store", "shop", "machine", "sensor", "property", "msno",
 }  # fmt: skip
-_KEYS = {"id", "ids", "key", "uuid", "guid", "identifier", "number", "no", "nr", "num", "code", "ref", "reference"}
+_KEYS = {"id", "ids", "key", "uuid", "guid", "identifier", "number", "no", "nr", "num", "ref", "reference"}
 _COUNTING = {"number", "no", "nr", "num"}  # `number_of_rooms` counts, `policy_number` names
 _ROW_NUMBERS = {"index", "row", "rowid", "rownum", "rowname", "rownames", "rownumber", "unnamed", "idx", "serial"}
 

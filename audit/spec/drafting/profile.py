@@ -295,10 +295,15 @@ def _form_of_integers(series: "pl.Series") -> _Form:
     import polars as pl
 
     days = series.drop_nulls()
-    if re.search(_DAY_WORDS, series.name) and len(days) and days.is_between(19000101, 21001231).all():
+    ends = (days.min(), days.max())  # in Python: Polars compares a small integer with small ones only
+    if re.search(_DAY_WORDS, series.name) and all(_is_digits_of_day(end) for end in ends):
         read = days.cast(pl.String).str.to_date(_DIGITS, strict=False)
         return _Form("integer") if read.null_count() else _Form("date", _DIGITS, "a day as eight digits")
     return _Form("integer")
+
+
+def _is_digits_of_day(number: object) -> bool:
+    return isinstance(number, int) and 19000101 <= number <= 21001231
 
 
 def _form_of_text(series: "pl.Series") -> _Form:

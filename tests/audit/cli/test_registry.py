@@ -2,6 +2,7 @@
 
 import json
 
+from audit.cli.registry import main_figure
 from audit.events import payloads as p
 from audit.store.append import append
 from audit.store.engine import AuditStore
@@ -22,7 +23,7 @@ def test_models_say_where_each_version_stands_and_how_it_was_judged(audit: Audit
     assert (model["version"], model["environment"], model["champion"]) == (1, "production", True)
     assert model["trained_on"]["of"] == "flights/train"
     assert (
-        "0.751 [0.744, 0.758]  1 of 1  flights/train v1  2026-11-24 21:04:08  all 1 gates held"
+        "AUC 0.751 [0.744, 0.758]  1 of 1  flights/train v1  2026-11-24 21:04:08  all 1 gates held"
         in audit("models").stdout
     )
 
@@ -44,6 +45,15 @@ def test_a_champion_that_was_replaced_is_one_no_more(audit: Audit, store: AuditS
         (1, "none", False, "replaced by v2"),
     ]
     assert "v2       production, champion" in audit("models").stdout
+
+
+def test_a_model_of_numbers_is_shown_by_its_own_figure() -> None:
+    r2, mae = p.Metric(name="r2", value=0.412, low=0.38, high=0.44), p.Metric(name="mae", value=45_231.0)
+    judged = p.EvaluationFacts(
+        spec="prices", model=a_model(0), tested_on=a_model(0), metrics=[mae, r2], main="r2", gates=[], held=True,
+        seed=0,
+    )  # fmt: skip
+    assert main_figure(judged.model_dump(mode="json", exclude_none=True)) == "R² 0.412 [0.380, 0.440]"
 
 
 def test_models_of_one_spec_only(audit: Audit, day: Day) -> None:

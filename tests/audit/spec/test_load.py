@@ -259,6 +259,46 @@ def test_a_missing_file_and_one_that_is_no_text_are_named(tmp_path: Path) -> Non
         load_spec(tmp_path)
 
 
+ZONE = "name: zone, dtype: string"
+MILES = "name: miles, dtype: float, min: 0"
+FILE = "{file: trips.csv}"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (ZONE, f"{ZONE}, generalise: {{prefix: 2, width: 5}}", "13: 'zone' is generalised in one way: width, edges"),
+        (ZONE, f"{ZONE}, generalise: {{width: 5}}", "13: 'width' is for integer or float, 'zone' is none."),
+        (ZONE, f"{ZONE}, generalise: {{prefix: 2}}, handling: hash", "13: 'zone' is both generalised and to hash."),
+        (ZONE, f"{ZONE}, generalise: {{prefix: 2}}, values: [abc]", "13: of 'zone' 2 letters are left, and `values`"),
+        (ZONE, f"{ZONE}, generalise: {{prefix: 2}}, unique: true", "13: generalised values of 'zone' are not unique."),
+        (ZONE, f"{ZONE}, handling: generalise", "13: say how 'zone' is generalised, under `generalise`."),
+        (MILES, f"{MILES}, generalise: {{edges: [1, 1]}}", "11: the edges of 'miles' must rise."),
+        (MILES, f"{MILES}, generalise: {{edges: []}}", "11: the edges of 'miles' must rise."),
+        (MILES, f"{MILES}, generalise: {{width: 0}}", "11: columns.4.generalise.width: input should be greater than 0"),
+        (MILES, f"{MILES}, date_format: '%d'", "11: 'miles' is a float, date_format is for dates."),
+        ("dtype: datetime", "dtype: datetime, date_format: '%d.%m.%y %H'", "8: date_format of 'started' tells no"),
+        ("dtype: datetime", "dtype: datetime, date_format: day", "8: date_format of 'started' tells no whole moment."),
+        ("pii: direct, role: info", "pii: direct, role: protected", "10: column 'phone' is dropped at ingest."),
+        (FILE, "{file: a, database: b, table: c}", "4: source 'trips' is a `file` or comes from a `database`."),
+        (FILE, "{database: b}", "4: source 'trips' needs a `table` or a `query` of its database, one of them."),
+        (FILE, "{file: a, table: b}", "4: `table` and `query` of source 'trips' need a `database`."),
+        (FILE, "{database: b, table: c, format: csv}", "4: `package`, `format` and `null_values` of source"),
+        (FILE, "{database: 'mysql://a:b@c/d', table: t}", "4: a password has no place in a spec. Write `database: t"),
+        (FILE, "{database: 'mysql://c/d?ssl=1&Password=x', table: t}", "4: a password has no place in a spec."),
+        (FILE, "{file: a.csv, separator: ab}", "4: sources.trips.separator: 'ab' is none of"),
+    ],
+    ids=lambda value: value[-40:],
+)  # fmt: skip
+def test_what_is_wrong_with_a_source_or_with_masking_is_told(old: str, new: str, expected: str) -> None:
+    assert error_of(changed(old, new)).startswith(f"trips.yaml:{expected}")
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%Y%m%d", "%d.%m.%y %H:%M", "%m-%d-%Y %I:%M %p", "%d %b %Y", "%Y-%m"])
+def test_a_date_format_that_tells_a_moment_is_taken(form: str) -> None:
+    assert parse_spec(changed("dtype: datetime", f"dtype: datetime, date_format: '{form}'"), "trips.yaml")
+
+
 def test_no_error_tells_the_folder() -> None:
     assert "anna" not in error_of(changed("title: Trips", "titel: Trips"))
 
