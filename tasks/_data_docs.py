@@ -139,7 +139,7 @@ def _block(block: Mapping[str, Any]) -> str:
     """A title or a table of a section; pictures and what folds away are left out."""
     match block["content_block_type"]:
         case "header":
-            return f"<h3>{block['header']['string_template']['template']}</h3>\n"
+            return f"<h3>{_told(block['header'])}</h3>\n"
         case "table":
             return _table(block)
     return ""

@@ -54,11 +54,10 @@ def fit(frame: "pl.DataFrame", spec: Spec) -> "Pipeline":
     pipeline = Pipeline([("encode", encoder(seen, spec)), ("estimate", estimator(spec))])
     if spec.estimator.kind == "explainable_boosting":
         pipeline["estimate"].set_params(feature_types=feature_types(seen))
-    # BLAS adds up in another order on two threads than on one: the last bits of a line would differ.
+    # BLAS adds up in another order on two threads than on one: the last bits of a line would differ. And interpret
+    # warns of missing values, for its pictures, which nobody draws here, do not show them.
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Missing values detected", module="interpret"
-        )  # its pictures do not show them
+        warnings.filterwarnings("ignore", "Missing values detected")
         _fit(pipeline, seen, target, spec)
     return _without_threads(pipeline, spec)
 

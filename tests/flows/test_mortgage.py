@@ -162,7 +162,7 @@ def test_a_model_with_a_wider_gap_between_groups_is_turned_away(
 ) -> None:
     strict = tmp_path / "mortgage.yaml"
     strict.write_text(Path(MORTGAGE).read_text().replace("max_selection_gap: 0.19", "max_selection_gap: 0.05"))
-    with pytest.raises(BadData, match=r"v1 was rejected .* selection_gap 0.1194, wanted <= 0.05"):
+    with pytest.raises(BadData, match=r"v1 was rejected .* selection_gap 0\.\d+, wanted <= 0.05"):
         training(str(strict))
 
 

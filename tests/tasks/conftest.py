@@ -10,7 +10,7 @@ from audit import record
 from audit.events.event import uuid7
 from audit.events.payloads import Named, ScoringFacts, used
 from audit.events.references import DatasetVersion, ModelVersion, Window
-from audit.spec.model import Spec
+from audit.spec.model import Spec, TargetKind
 
 LOANS = {
     "name": "loans",
@@ -77,21 +77,31 @@ def loans_of(rows: int, seed: int) -> pl.DataFrame:
 
 
 def record_decisions(
-    spec: str, window: Window, *, rows: int = 1000, failed: int = 0, mean: float = 0.3, positive: int = 200
+    spec: str,
+    window: Window | None,
+    *,
+    rows: int = 1000,
+    failed: int = 0,
+    mean: float = 0.3,
+    positive: int = 200,
+    kind: TargetKind = "binary",
+    decisions: dict[str, int] | None = None,
 ) -> DatasetVersion:
-    """Put decisions on a window on record, as scoring does."""
+    """Put decisions on a window on record, as scoring does; so many `positive`, or what `decisions` counts."""
     segment = DatasetVersion(
         name=f"{spec}/decisions", version=1, address=f"artifact://sha256/{uuid7()}", digest="sha256:0", rows=rows
     )
+    counts = {"positive": positive, "negative": rows - failed - positive} if decisions is None else decisions
     facts = ScoringFacts(
         spec=spec,
-        window=str(window),
+        kind=kind,
+        window=str(window) if window else None,
         model=used("model", ModelVersion(name=spec, version=1, address="artifact://sha256/m", digest="sha256:m")),
         segment=used("segment", segment),
         inputs=used("rows", segment),
         rows=rows,
         failed=failed,
-        decisions=[Named(name="positive", value=positive), Named(name="negative", value=rows - failed - positive)],
+        decisions=[Named(name=name, value=count) for name, count in counts.items()],
         mean_score=mean,
         threshold=0.5,
     )

@@ -3,10 +3,10 @@
 import pytest
 
 from audit.events.references import Window
-from audit.spec.model import Spec
+from audit.spec.model import Spec, TargetKind
 from audit.store import read
 from audit.store.engine import open_store
-from tasks.anomalies import ENOUGH, FIGURES, Floor, check_anomalies, table, usual
+from tasks.anomalies import ENOUGH, FIGURES, Floor, check_anomalies, figures, floor_of, table, usual
 from tests.tasks.conftest import record_decisions
 
 MONTHS = [Window.month(2024, month) for month in range(1, 13)]
@@ -82,6 +82,72 @@ def test_an_old_month_that_is_decided_on_again_is_not_held_against_later_months(
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_a_floor(name: str) -> None:
-    still = usual([0.0] * ENOUGH, FIGURES[name]), usual([100.0] * ENOUGH, FIGURES[name])
+    still = usual([0.0] * ENOUGH, floor_of(name, "binary")), usual([100.0] * ENOUGH, floor_of(name, "binary"))
     assert still[1] and still[1].low < 100.0 < still[1].high
     assert still[0] and (still[0].high > 0 or name == "rows")
+
+
+# Other kinds of target, and specs without windows.
+
+
+@pytest.mark.parametrize(
+    ("now", "found"),
+    [
+        ({}, []),
+        ({"rows": 300}, ["rows"]),
+        ({"mean": 800_000.0}, ["mean_score"]),
+        ({"mean": -250_000.0}, ["mean_score"]),
+    ],
+    ids=["usual", "rows missing", "numbers tripled", "numbers turned"],
+)
+def test_numbers_have_a_mean_and_no_positive_share(home, loan_spec: Spec, now, found) -> None:
+    spec = of_kind(loan_spec, "regression")
+    for number, month in enumerate(MONTHS[:ENOUGH]):
+        record_decisions(spec.name, month, kind="regression", decisions={}, mean=250_000.0 + 5_000 * number)
+    given = {"mean": 255_000.0, **now}
+    verdict = check_anomalies.fn(record_decisions(spec.name, NOW, kind="regression", decisions={}, **given), spec, NOW)
+    assert [one.what for one in verdict.found] == found
+    assert "positive_share" not in figures_of(spec)
+
+
+def test_of_several_classes_none_is_taken_for_the_positive_one(home, loan_spec: Spec) -> None:
+    spec = of_kind(loan_spec, "multiclass")
+    for month in MONTHS[:ENOUGH]:
+        record_decisions(spec.name, month, kind="multiclass", decisions={"neutral": 600, "positive": 400})
+    turned = record_decisions(spec.name, NOW, kind="multiclass", decisions={"positive": 990, "neutral": 10})
+    assert check_anomalies.fn(turned, spec, NOW).found == ()
+    assert "positive_share" not in figures_of(spec)
+
+
+def test_numbers_with_a_threshold_have_a_positive_share(home, loan_spec: Spec) -> None:
+    spec = of_kind(loan_spec, "regression")
+    for month in MONTHS[:ENOUGH]:
+        record_decisions(spec.name, month, kind="regression", positive=200)
+    turned = record_decisions(spec.name, NOW, kind="regression", positive=900)
+    assert [one.what for one in check_anomalies.fn(turned, spec, NOW).found] == ["positive_share"]
+
+
+def test_figures_of_another_kind_of_target_are_no_history(home, loan_spec: Spec) -> None:
+    history(loan_spec)
+    spec = of_kind(loan_spec, "regression")
+    now = record_decisions(spec.name, NOW, kind="regression", decisions={}, mean=250_000.0)
+    assert check_anomalies.fn(now, spec, NOW).history == 0
+
+
+def test_without_windows_all_earlier_decisions_are_the_history(home, loan_spec: Spec) -> None:
+    for _ in range(ENOUGH):
+        record_decisions(loan_spec.name, None)
+    record_decisions(loan_spec.name, MONTHS[0])  # of a time when the spec had a schedule
+    verdict = check_anomalies.fn(record_decisions(loan_spec.name, None, rows=300, positive=60), loan_spec)
+    assert (verdict.history, [one.what for one in verdict.found]) == (ENOUGH, ["rows"])
+    assert verdict.found[0].window is None
+
+
+def of_kind(spec: Spec, kind: TargetKind) -> Spec:
+    return spec.model_copy(update={"target": spec.target.model_copy(update={"kind": kind})})
+
+
+def figures_of(spec: Spec) -> set[str]:
+    """Names of the figures that the last decisions have."""
+    scored = next(read.events(open_store(), types=("predictions.scored",), spec=spec.name))
+    return set(figures(scored.payload, 1.0))

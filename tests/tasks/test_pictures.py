@@ -69,7 +69,7 @@ def test_the_same_numbers_are_the_same_bytes_in_another_process_home_and_taste(t
     for seed in ("1", "2"):
         user = tmp_path / seed
         user.mkdir()
-        (user / "matplotlibrc").write_text("font.size: 30\naxes.facecolor: red\n" if seed == "2" else "")
+        (user / "matplotlibrc").write_text("axes.linewidth: 5\naxes.xmargin: 0.4\n" if seed == "2" else "")
         names = {"HOME": str(user), "AUDIT_HOME": str(tmp_path / f"var{seed}"), "PYTHONHASHSEED": seed}
         kept = {name: value for name, value in os.environ.items() if name not in ("MPLCONFIGDIR", "XDG_CONFIG_HOME")}
         command = [sys.executable, "-c", PROBE]

@@ -32,6 +32,7 @@ DATE_FORMATS = (
     "%d.%m.%y", "%d %b %Y", "%d-%b-%Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%Y%m%d",
 )  # fmt: skip
 CLOCKS = ("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p")
+_ISO = ("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d")
 _DIGITS = "%Y%m%d"  # of integers whose name speaks of a day
 _DAY_WORDS = r"(?i)(?:^|[^a-z])(?:date|day|dt|datum)(?:$|[^a-z])|Date|Day"
 _SENTINELS = frozenset({99, 999, 9999, 99999, 999999, 9999999, 99999999, -1, -9, -99, -999, -9999, -99999, -999999})
@@ -67,6 +68,7 @@ class Seen:
     unique: bool = False
     infinite: int = 0
     date_format: str | None = None
+    written: str | None = None  # how every moment of the sample is written, of the ways that ISO 8601 has
     sentinel: Sentinel | None = None
     note: str = ""  # why it has this type, where that is not plain
 
@@ -109,6 +111,7 @@ class _Form:
 
     dtype: Dtype
     date_format: str | None = None
+    written: str | None = None
     note: str = ""
 
 
@@ -157,6 +160,9 @@ def cast(seen: Seen) -> "pl.Expr":
     import polars as pl
 
     found, needed = pl.col(seen.name), polars_type(seen.dtype)
+    if seen.written:  # one way to try and not all: a third of the time
+        moments = found.str.to_datetime(seen.written, strict=False, time_unit="us")
+        return moments.cast(needed)
     if seen.given == needed:
         return found.fill_nan(None) if seen.dtype == "float" else found
     return converted(found, seen.given, seen.dtype, seen.date_format).cast(needed).alias(seen.name)
@@ -243,7 +249,8 @@ def _described(look: _Look, name: str, *, code: bool) -> Seen:
     form = _Form("string", note="digits that begin with 0 or +: a code") if code else _form(series)
     counted = {key: look.counts.get(f"{place} {key}") for key in ("nulls", "low", "high", "infinite", "first", "last")}
     seen = Seen(
-        name, form.dtype, series.dtype, look.rows, counted["nulls"] or 0, date_format=form.date_format, note=form.note,
+        name, form.dtype, series.dtype, look.rows, counted["nulls"] or 0, date_format=form.date_format, written=form.written,
+        note=form.note,
         low=_number(counted["low"]), high=_number(counted["high"]), infinite=counted["infinite"] or 0,
         first=_moment(counted["first"]), last=_moment(counted["last"]),
     )  # fmt: skip
@@ -257,8 +264,6 @@ def _described(look: _Look, name: str, *, code: bool) -> Seen:
 
 def _few(values: "pl.Series", distinct: int, dtype: Dtype) -> tuple[str | int | bool, ...] | None:
     """The values, where they are few enough for a set that means something."""
-    if dtype == "boolean":
-        return tuple(sorted(values.unique()))
     if dtype == "string" and 0 < distinct <= FEW_TEXTS and distinct <= max(2, len(values) // 5):
         return tuple(sorted(values.unique()))
     if dtype == "integer" and 0 < distinct <= FEW_NUMBERS:
@@ -298,7 +303,7 @@ def _form_of_integers(series: "pl.Series") -> _Form:
     ends = (days.min(), days.max())  # in Python: Polars compares a small integer with small ones only
     if re.search(_DAY_WORDS, series.name) and all(_is_digits_of_day(end) for end in ends):
         read = days.cast(pl.String).str.to_date(_DIGITS, strict=False)
-        return _Form("integer") if read.null_count() else _Form("date", _DIGITS, "a day as eight digits")
+        return _Form("integer") if read.null_count() else _Form("date", _DIGITS, note="a day as eight digits")
     return _Form("integer")
 
 
@@ -320,7 +325,8 @@ def _form_of_times(text: "pl.Series") -> _Form | None:
     """One way of writing dates that fits all; where it takes several, the column stays text."""
     iso = _read_as(text, None)
     if iso.null_count() == 0:
-        return _Form("datetime" if text.str.contains(":", literal=True).any() else "date")
+        written = next((form for form in _ISO if _one_way(text, form).null_count() == 0), None)
+        return _Form("datetime" if text.str.contains(":", literal=True).any() else "date", written=written)
     few = text.head(200)
     likely = [f for f in _formats() if _read_as(few, f).null_count() < len(few)]
     read = {None: iso} | {f: _read_as(text, f) for f in likely}
@@ -328,7 +334,7 @@ def _form_of_times(text: "pl.Series") -> _Form | None:
     if fitting:
         clocked = "%H" in fitting[0] or "%I" in fitting[0]
         other = f", and so would {fitting[1]}: look which is meant" if len(fitting) > 1 else ""
-        return _Form("datetime" if clocked else "date", fitting[0], f"written as {fitting[0]}{other}")
+        return _Form("datetime" if clocked else "date", fitting[0], note=f"written as {fitting[0]}{other}")
     import polars as pl
 
     some = (
@@ -342,6 +348,10 @@ def _form_of_times(text: "pl.Series") -> _Form | None:
         f"dates in {forms} forms, so it stays text" if forms > 1 else f"dates but for {none:,} texts, so it stays text"
     )
     return _Form("string", note=note)
+
+
+def _one_way(text: "pl.Series", form: str) -> "pl.Series":
+    return text.str.to_datetime(form, strict=False, time_unit="us")
 
 
 def _read_as(text: "pl.Series", form: str | None) -> "pl.Series":
@@ -390,13 +400,21 @@ def _missing_words(texts: "pl.DataFrame") -> tuple[str, ...]:
 
 def _verified(look: _Look, found: Sequence[Seen]) -> list[Seen]:
     """The columns held to every row: one that has a value of another type is text after all."""
-    checked = _checked(look, found)
-    wrong = [seen for seen in found if checked[seen.name] is None]
-    if not wrong:
-        return [seen for seen in checked.values() if seen]
-    as_text = [replace(_described(look, seen.name, code=True), note=_not_all(seen)) for seen in wrong]
-    again = checked | _checked(look, as_text)
-    return [seen for seen in again.values() if seen]
+    sound: dict[str, Seen] = {}
+    doubtful = list(found)
+    while doubtful:
+        checked = _checked(look, doubtful)
+        sound |= {name: seen for name, seen in checked.items() if seen}
+        doubtful = [_milder(look, seen) for seen in doubtful if checked[seen.name] is None]
+    return [sound[seen.name] for seen in found]
+
+
+def _milder(look: _Look, seen: Seen) -> Seen:
+    """What takes more of a column's values: moments in any way of ISO 8601, then text."""
+    assert seen.dtype != "string", "whatever can be used can be text"
+    if seen.written:
+        return replace(seen, written=None)
+    return replace(_described(look, seen.name, code=True), note=_not_all(seen))
 
 
 def _not_all(seen: Seen) -> str:
