@@ -459,7 +459,7 @@ def _against_thresholds(columns: tuple[ColumnDrift, ...]) -> Markup:
 
 
 def _left_out(facts: DriftFacts) -> str:
-    left_out = ((column.name, pages.plain(str(column.value))) for column in facts.left_out)
+    left_out = ((pages.plain(column.name), pages.plain(str(column.value))) for column in facts.left_out)
     return "\n".join(f"- {name} left out: {why}" for name, why in left_out)
 
 

@@ -231,7 +231,8 @@ def _cast(raw: "pl.LazyFrame", spec: Spec, schema: dict[str, "pl.DataType"]) -> 
         cast = _in_type(column, given)
         wanted.append(cast.alias(column.name))
         if given != polars_type(column.dtype):
-            wanted.append((found.is_not_null() & cast.is_null()).alias(_BAD + column.name))
+            there = found.is_not_nan() & found.is_not_null() if given.is_float() else found.is_not_null()
+            wanted.append((there & cast.is_null()).alias(_BAD + column.name))
     return raw.select(wanted)
 
 

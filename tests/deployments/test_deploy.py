@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -15,7 +15,7 @@ from deployments import deploy as deploying
 from deployments.deploy import MODEL, OF_THE_MODEL, Case, as_runs_name_it, checked, deploy, lines, read, rendered
 from deployments.where import CLONE
 from flows._runs import SHIPPED
-from tests.deployments.test_prefect_yaml import FILES, HERE
+from tests.deployments.test_prefect_yaml import CONTENT, FILES, HERE
 
 CANCER = Case("cancer", "/data/cancer.yaml")
 NOBODY = "http://127.0.0.1:9/api"
@@ -60,10 +60,11 @@ def test_monitoring_waits_for_the_scoring_of_its_own_spec_and_pool(model):
         assert trigger["name"].startswith("cancer-"), "two of one name in the UI's list"
 
 
+@settings(deadline=None)
 @given(st.lists(names, unique=True, min_size=2, max_size=4))
 def test_no_two_deployments_have_one_name(specs):
     cases = [Case(name, f"/data/{name}.yaml") for name in specs]
-    made = [(d["entrypoint"], d["name"]) for model in FILES for d in rendered(read(model), cases)["deployments"]]
+    made = [(d["entrypoint"], d["name"]) for model in CONTENT.values() for d in rendered(model, cases)["deployments"]]
     assert len(made) == len(set(made))
 
 
@@ -99,6 +100,7 @@ def test_a_line_says_what_to_run_and_what_starts_it():
     assert told["scoring/cancer-scoring"] == "daily (0 5 * * *, UTC)"
     assert told["monitoring/cancer-monitoring"] == "after cancer-scoring, daily (0 7 * * *, UTC)"
     assert told["training/cancer-training"] == "by hand"
+    assert told["maintenance/cancer-maintenance"] == "hourly"
 
 
 def test_runs_name_a_spec_in_the_clone_as_every_clone_does_and_another_by_its_whole_path(tmp_path, monkeypatch):

@@ -13,7 +13,16 @@ import uvicorn
 
 from audit import record
 from audit.artifacts import blobs, datasets, reports
-from audit.events.payloads import ColumnDrift, DriftFacts, EvaluationFacts, RunState, Used, ValidationFacts, used
+from audit.events.payloads import (
+    AlertFacts,
+    ColumnDrift,
+    DriftFacts,
+    EvaluationFacts,
+    RunState,
+    Used,
+    ValidationFacts,
+    used,
+)
 from audit.events.references import DatasetVersion, Report
 from deployments.reports import application
 from tasks._pages import Markup, whole
@@ -146,6 +155,13 @@ def test_a_page_that_both_an_event_and_a_task_run_tell_of_is_listed_once_as_the_
     came_to(page)
 
     assert re.findall(r"</a></td><td>([\w.]+)<", server.get("/").text) == ["model.evaluated"]
+
+
+def test_a_message_that_links_to_a_page_is_none_itself(server: httpx.Client) -> None:
+    found = AlertFacts(alert="1", kind="drift", severity="warning", title="t", body="b", report="http://elsewhere/page")
+    record("alert.raised", found, subject="spec/loans")
+
+    assert "None is on record yet." in server.get("/").text
 
 
 def test_the_drift_page_of_ours_is_served_beside_evidently_s(server: httpx.Client) -> None:

@@ -138,7 +138,7 @@ class Terminal:
             try:
                 lines.append(self.lines.get(timeout=max(0.0, until - time.monotonic())))
             except Empty:
-                raise AssertionError(f"nothing more within {SECONDS} s after:\n{''.join(lines)}") from None
+                raise AssertionError(f"{last!r} is not said within {SECONDS} s:\n{''.join(lines)}") from None
         return lines[:-1] if last == MARK else lines
 
     def _listen(self) -> None:
@@ -154,7 +154,8 @@ def terminal_in_a_clone(folder: Path) -> Iterator[Terminal]:
         if (CLONE / name).is_dir():
             shutil.copytree(CLONE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy2(CLONE / name, folder / name)  # times as well, or make would make .venv again
+            shutil.copy(CLONE / name, folder / name)
+            os.utime(folder / name, (0, 0))  # older than .venv, which is the real one and must not be made again
     (folder / ".venv").symlink_to(CLONE / ".venv")
     (folder / "var/prefect").mkdir(parents=True)
     (folder / "home").mkdir()

@@ -1,5 +1,6 @@
 """A table without a time: a part is learnt from, all else is decided on once, and nothing starts itself over again."""
 
+import io
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,11 +10,14 @@ from typing import Any
 import polars as pl
 import pytest
 import yaml
+from rich.console import Console
 
 from audit.artifacts import datasets
 from audit.events.references import DatasetVersion, ModelVersion
+from audit.recording.recorder import listen
 from audit.store import read
 from audit.store.engine import open_store
+from flows._told import Story
 from flows.monitoring import Monitored, monitoring
 from flows.pipeline import pipeline
 from flows.scoring import scoring
@@ -155,9 +159,11 @@ def test_a_champion_that_is_replaced_decides_anew(table: Table) -> None:
     training(table.spec)
 
     decisions = decided(scoring(table.spec))
+    found = monitoring(table.spec)
 
     assert decisions["model_version"].unique().to_list() == [2]
     assert [f["model"]["version"] for f in facts("predictions.scored")] == [1, 2]
+    assert isinstance(found, Monitored) and found.drift is None  # the rows were looked at
 
 
 def test_rows_whose_outcome_is_not_known_are_decided_on_and_judged_when_it_is(table: Table) -> None:
@@ -193,6 +199,8 @@ def test_without_keys_no_outcome_is_joined_and_nothing_fails_for_it(table: Table
 
 def test_a_handful_of_rows_runs_through_and_drift_says_that_it_cannot_tell(table: Table) -> None:
     table.write(patients(25))
+    story = Story(Console(file=(told := io.StringIO()), width=200))
+    listen(story.hear)
 
     champion = pipeline(table.spec)
 
@@ -200,17 +208,22 @@ def test_a_handful_of_rows_runs_through_and_drift_says_that_it_cannot_tell(table
     assert isinstance(champion, ModelVersion)
     assert (checked["watched"], checked["detected"]) == (0, False)
     assert {column["value"].partition(":")[0] for column in checked["left_out"]} == {"too few rows to tell"}
+    assert "✓ drift          too few rows to tell: 5 current ones, and drift needs 30" in told.getvalue()
 
 
 def test_drift_within_one_table_is_told_and_nothing_is_learnt_twice_from_it(table: Table) -> None:
     """Parted by time, of which the last fifth is of another kind."""
     table.write(patients(320) + patients(80, first=320, older=40), columns=DATED, event_time="seen")
+    story = Story(Console(file=(told := io.StringIO()), width=200))
+    listen(story.hear)
 
     champion = pipeline(table.spec)
 
     assert isinstance(champion, ModelVersion) and champion.version == 1
     assert len(ids("drift.detected")) == len(facts("model.trained")) == 1
     assert facts("retraining.requested") == []
+    assert "! drift          2 of 3 watched columns" in told.getvalue()  # the scores are those that it was tested with
+    assert "retraining" not in told.getvalue()
 
 
 def test_a_training_that_drift_started_on_the_same_rows_starts_no_other(table: Table) -> None:
@@ -277,10 +290,12 @@ def test_other_kinds_of_target_run_through_to_decisions(
 
     pipeline(table.spec)
 
+    (split,) = facts("dataset.split")
     (scored,) = facts("predictions.scored")
     (checked,) = facts("drift.checked")
     segment = {name: scored["segment"][name] for name in ("version", "rows", "address", "digest")}
     decisions = decided(DatasetVersion(name=scored["segment"]["of"], **segment))
-    assert (scored["kind"], scored["rows"], decisions.schema["decision"]) == (kind, 80, dtype)
+    assert (scored["kind"], scored["rows"]) == (kind, split["test"]["rows"])
+    assert decisions.schema["decision"] == dtype and decisions["decision"].null_count() == 0
     assert {column["name"] for column in checked["columns"]} == {"age", "score", "back"}
     assert checked["detected"] is False

@@ -384,6 +384,21 @@ def test_a_drift_message_names_the_month_the_worst_columns_and_what_to_do(spec: 
     assert told.report and told.report.startswith("artifact://")
 
 
+def test_of_drift_within_one_table_nobody_is_told_that_the_pipeline_retrains(spec: Spec) -> None:
+    told = drift_finding(verdict(True, ("dewp", 0.72, 0.565)), spec, None)
+
+    assert told and told.title == "Drift in flights: 1 of 2 watched columns"
+    assert "The automation trains on the table as it is by now; the pipeline does not" in told.body
+
+
+def test_a_check_that_could_not_tell_ends_nothing(target: Receiver, spec: Spec, sent: None) -> None:
+    tell_of_drift(verdict(True, ("dewp", 0.72, 0.565)), spec, AUGUST)
+    too_few = SimpleNamespace(detected=False, event="0199a5", columns=(), report=None)
+    tell_of_drift(too_few, spec, Window.month(2013, 9))
+
+    assert [title.split(",")[0] for title in titles(target)] == ["⚠ Drift in flights"]
+
+
 def test_scores_that_drift_alone_are_a_finding_of_their_own(spec: Spec) -> None:
     told = drift_finding(verdict(False, ("dewp", 0.72, 0.565), ("score", 0.2, 0.1)), spec, AUGUST)
 

@@ -651,3 +651,13 @@ def test_of_a_large_file_only_the_windows_columns_come_into_memory(folder: Path,
     (folder / written).unlink()
     assert (height < rows / 40, size > 500e6) == (True, True)
     assert taken < size * share
+
+
+def test_a_number_that_is_none_is_missing_also_in_32_bits(folder: Path) -> None:
+    rows = {"started": [datetime(2024, 1, 2)] * 2, "rider": ["a", "b"], "phone": ["1", "2"], "seats": [1, 2],
+            "zone": ["x", "y"], "late": [True, False]}  # fmt: skip
+    miles = pl.Series("miles", [float("nan"), 1.5], dtype=pl.Float32)
+    pl.DataFrame(rows).with_columns(miles).write_parquet(folder / "trips.parquet")
+    (folder / "trips.yaml").write_text(TRIPS.replace('trips.csv, null_values: ["?"]', "trips.parquet"))
+
+    assert sorted(ingested(folder).frame["miles"].to_list(), key=str) == [1.5, None]

@@ -243,10 +243,12 @@ def test_the_page_of_a_rejected_dataset_says_so_first(home: Path) -> None:
 def test_the_page_shows_which_rules_cost_how_many_rows_and_where_values_are_missing(home: Path) -> None:
     frame = pl.DataFrame({"income": [11.0, 2, float("nan"), None], "debt": [1, 1, 1, 1]})
     spec = spec_of(Column(name="income", dtype="float", max=10, nulls=0.25), Column(name="debt", dtype="integer"))
-    read = Page(page_of(frame, spec))
+    page = page_of(frame, spec)
+    read = Page(page)
     assert read.faults == [] and read.count("svg", role="img") == 2
     aside, _, missing = read.words.partition("Missing values ")
     assert "range of income" in aside and "25.0%" in aside
+    assert page.count("stroke: var(--ink)") == 1, "the share that the spec allows"
     assert "50.0%" in missing and "debt" not in missing.split("Great Expectations")[0]
 
 

@@ -60,7 +60,7 @@ def walk_by(found: Profile, aim: Aim, times: Sequence[str]) -> Walk:
     share = _test_share(aim.seen.known)
     least = max(1, found.rows // 2)
     if not times:
-        return Walk(None, None, least, share, "no time: rows are parted by a seeded draw.")
+        return Walk(None, None, least, share, "No column is taken for a time, so rows are parted by a seeded draw.")
     name = times[0]
     others = f" Others could be: {', '.join(map(shown, times[1:4]))}." if len(times) > 1 else ""
     why = f"guess: {shown(name)} is when a case came up, by its type and name.{others}"

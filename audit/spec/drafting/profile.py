@@ -22,6 +22,7 @@ Read = Callable[[Collection[str], int | None], "pl.LazyFrame"]
 
 MAX_COLUMNS = 1_000
 SAMPLE, SAMPLE_CELLS, SEED = 200_000, 20_000_000, 0
+BATCH = 100_000  # rows that are looked at together
 FEW_TEXTS, FEW_NUMBERS = 20, 5  # values that are listed as a set
 SEEN_OFTEN = 10  # times that each number of a set is there
 
@@ -210,9 +211,19 @@ def _first_look(frame: "pl.LazyFrame") -> _Look:
         sample = frame.collect(engine="streaming")
         return _Look(sample.lazy(), rows, sample, sample.select(counts).row(0, named=True) if counts else {})
     share = int(2**64 * wanted / rows)  # the same rows whenever the table is the same
-    drawn = frame.with_row_index(_PLACE).filter(pl.col(_PLACE).hash(SEED) < share).drop(_PLACE)
-    sample, counted = pl.collect_all([drawn, frame.select(counts)], engine="streaming")
-    return _Look(frame, rows, sample, counted.row(0, named=True))
+    drawn, told = [], []
+    for batch in frame.with_row_index(_PLACE).collect_batches(chunk_size=BATCH, engine="streaming"):
+        drawn.append(batch.filter(pl.col(_PLACE).hash(SEED) < share).drop(_PLACE))
+        told.append(batch.select(counts))
+    together = pl.concat(told).select(_TOGETHER[name.partition(" ")[2]](pl.col(name)) for name in told[0].columns)
+    return _Look(frame, rows, pl.concat(drawn), together.row(0, named=True))
+
+
+# What batches say of a column, in one number.
+_TOGETHER: dict[str, Callable[["pl.Expr"], "pl.Expr"]] = {
+    "nulls": lambda of: of.sum(), "infinite": lambda of: of.sum(), "low": lambda of: of.min(),
+    "high": lambda of: of.max(), "first": lambda of: of.min(), "last": lambda of: of.max(),
+}  # fmt: skip
 
 
 def _counts(place: int, name: str, dtype: "pl.DataType") -> "Iterator[pl.Expr]":
@@ -249,8 +260,8 @@ def _described(look: _Look, name: str, *, code: bool) -> Seen:
     form = _Form("string", note="digits that begin with 0 or +: a code") if code else _form(series)
     counted = {key: look.counts.get(f"{place} {key}") for key in ("nulls", "low", "high", "infinite", "first", "last")}
     seen = Seen(
-        name, form.dtype, series.dtype, look.rows, counted["nulls"] or 0, date_format=form.date_format, written=form.written,
-        note=form.note,
+        name, form.dtype, series.dtype, look.rows, counted["nulls"] or 0,
+        date_format=form.date_format, written=form.written, note=form.note,
         low=_number(counted["low"]), high=_number(counted["high"]), infinite=counted["infinite"] or 0,
         first=_moment(counted["first"]), last=_moment(counted["last"]),
     )  # fmt: skip

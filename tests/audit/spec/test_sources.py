@@ -155,6 +155,14 @@ def test_rows_are_counted_as_polars_reads_them(rows: list[list[str]]) -> None:
         assert found.rows == len(rows) == scan(found).collect().height
 
 
+def test_a_name_with_quotation_marks_and_line_ends_is_what_the_header_means(tmp_path: Path) -> None:
+    (tmp_path / "loans.csv").write_bytes(b'"say ""yes""","two\nlines"\n007,x\n')
+    table = opened(tmp_path, file="loans.csv")
+
+    assert scan(table).collect().columns == ['say "yes"', "two\nlines"]
+    assert scan(table, ['say "yes"']).collect()['say "yes"'].to_list() == ["007"], "a text by its real name"
+
+
 def test_a_folder_of_parquet_is_one_table_with_a_digest_of_names_and_bytes(tmp_path: Path) -> None:
     folder = tmp_path / "loans"
     (folder / "year=2024").mkdir(parents=True)
