@@ -28,6 +28,8 @@ OF_HASHES = (
     "expect_column_values_to_be_null",
     "expect_column_values_to_be_unique",
 )
+# The words of Great Expectations' own conditions on rows. What is passed through to pandas is run there, as code.
+CONDITIONS = ("comparison", "nullity", "and", "or")
 # What may be shown of a result: counts, and no value that was observed.
 COUNTS = (
     "element_count", "missing_count", "missing_percent", "unexpected_count", "unexpected_percent",
@@ -61,6 +63,7 @@ def asked(spec: Spec, present: Sequence[str]) -> list[Asked]:
         raise SpecError(f"{_suite(spec)} asks for nothing.", hint="Add an expectation, or take `expectations` out.")
     for one in each:
         _refuse_columns(one, spec, present)
+        _refuse_condition(one, spec, present)
     return each
 
 
@@ -76,7 +79,7 @@ def _entries(spec: Spec) -> list[dict[str, Any]]:
         raise SpecError(f"{_line(spec)}: project {spec.expectations.project} has no suite {wanted!r}.", hint=near)
     try:
         return list(store.get(ExpectationSuiteIdentifier(wanted))["expectations"])
-    except (ValueError, KeyError, TypeError) as broken:
+    except Exception as broken:  # its schema's own; the message may hold what was given
         raise SpecError(
             f"{_suite(spec)} cannot be read ({type(broken).__name__}).",
             hint="Save it again with Great Expectations 1.x.",
@@ -158,17 +161,38 @@ def _built(entry: Mapping[str, Any], spec: Spec) -> Asked:
 
 
 def _refuse_columns(one: Asked, spec: Spec, present: Sequence[str]) -> None:
-    handled = {column.name: spec.handling(column) for column in spec.columns}
     for name in one.columns:
-        said = f"{_suite(spec)} asks for {one.type} of column {name!r}, "
-        if handled.get(name) == "drop":
-            raise SpecError(f"{said}which is dropped at ingest.", hint="Keep the column, or take it out of the suite.")
-        if name not in present:
-            raise SpecError(f"{said}which the spec does not declare.{did_you_mean(name, present)}")
-        if handled.get(name) == "hash" and one.type not in OF_HASHES:
+        _refuse_column(name, one, spec, present, of_hashes=one.type in OF_HASHES)
+
+
+def _refuse_column(name: str, one: Asked, spec: Spec, present: Sequence[str], *, of_hashes: bool) -> None:
+    handled = {column.name: spec.handling(column) for column in spec.columns}
+    said = f"{_suite(spec)} asks for {one.type} of column {name!r}, "
+    if handled.get(name) == "drop":
+        raise SpecError(f"{said}which is dropped at ingest.", hint="Keep the column, or take it out of the suite.")
+    if name not in present:
+        raise SpecError(f"{said}which the spec does not declare.{did_you_mean(name, present)}")
+    if handled.get(name) == "hash" and not of_hashes:
+        raise SpecError(
+            f"{said}which is hashed at ingest.", hint="Of hashes one can ask whether they are there and differ."
+        )
+
+
+def _refuse_condition(one: Asked, spec: Spec, present: Sequence[str]) -> None:
+    """Which rows are asked about must be said in Great Expectations' own words, and without a value of a column that is
+    hashed: it would be put on record as it stands, and no hash is like it."""
+    waiting = [one.kwargs["row_condition"]] if one.kwargs.get("row_condition") else []
+    while waiting:
+        condition = waiting.pop()
+        if not isinstance(condition, Mapping) or condition.get("type") not in CONDITIONS:
             raise SpecError(
-                f"{said}which is hashed at ingest.", hint="Of hashes one can ask whether they are there and differ."
+                f"{_suite(spec)} asks for {one.type} with a row_condition in pandas' words, which would be run as code.",
+                hint="Write it as Great Expectations' Column('x') == 1.",
             )
+        waiting += condition.get("conditions", ())
+        if "column" in condition:
+            there = condition["type"] == "nullity"
+            _refuse_column(condition["column"]["name"], one, spec, present, of_hashes=there)
 
 
 def _columns(kwargs: Mapping[str, Any]) -> Iterator[str]:

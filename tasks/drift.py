@@ -9,7 +9,7 @@ rows that the model was tested on are a part as well, for a model is surer of wh
 
 The drift rule fires when at least `share` of the compared columns reach their threshold. It does not see columns that
 change only together, nor a share of missing values that grows. With fewer than MIN_ROWS rows on either side it says
-that it cannot tell, and does not fire: a shift by two standard deviations would stay unseen.
+that it cannot tell, and does not fire: even a shift by two standard deviations could stay unseen.
 """
 
 import statistics

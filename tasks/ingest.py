@@ -339,12 +339,20 @@ def _transformations(
         yield f"{timeless:,} rows without {spec.event_time} left out"
     for column in spec.columns:
         if raw[column.name] != polars_type(column.dtype):
-            yield f"{column.name} cast from {raw[column.name]} to {column.dtype}"
+            yield f"{column.name} cast from {_in_short(raw[column.name])} to {column.dtype}"
     yield from (f"{name} generalised, {way}" for name, way in plan.generalised)
     yield from (f"{name} replaced by its keyed hash" for name in plan.hashed)
     yield from (f"{name} dropped" for name in plan.dropped)
     yield from (f"{name} dropped, for it is not declared" for name in plan.undeclared)
     yield f"ordered by {spec.event_time or 'all columns'}"
+
+
+def _in_short(given: "pl.DataType") -> str:
+    """A type as it may be told: that of an Enum, or of what is made of others, is a list of values or of names."""
+    import polars as pl
+
+    lists = given.is_nested() or isinstance(given, pl.Enum | pl.Categorical)
+    return given.base_type().__name__ if lists else str(given)
 
 
 @task(task_run_name=frames.run_name("ingest {spec.name} {window}"))

@@ -28,10 +28,17 @@ if TYPE_CHECKING:
 BATCH = 50_000  # rows that are fetched at a time
 CONNECT_SECONDS = 10
 _MAX_INTEGER = 2**63
+# What a query of SQLite may do. ATTACH and VACUUM INTO would make files, whatever mode its own file is opened in.
+_READS = (
+    sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE,
+    sqlite3.SQLITE_TRANSACTION,
+)  # fmt: skip
+_ASKED = ("table_info", "table_xinfo", "read_uncommitted")  # pragmas of SQLAlchemy's own
+_DENIED = ("not authorized", "authorization denied")  # SQLite's words for it
 _EXTRAS = {"postgresql": "prefect-audit[postgres]", "mysql": "pymysql", "mariadb": "pymysql", "mssql": "pyodbc"}
 _DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]*"  # what a text in ISO 8601 looks like, to SQLite's GLOB
 # Words of SQLite about names and grammar, never about values.
-_ABOUT_SQL = re.compile(r"no such (?:table|column|function)|near |ambiguous column|incomplete input|not authorized")
+_ABOUT_SQL = re.compile(r"no such (?:table|column|function)|near |ambiguous column|incomplete input")
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +203,21 @@ def _engine(question: Question) -> "Engine":
     url = make_url(question.url)
     if _is_sqlite(url):  # through a URI, so that a missing file is never made and nothing is written
         uri = f"file:{quote(str(url.database))}?mode=ro"
-        return create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True), poolclass=NullPool)
+        return create_engine("sqlite://", creator=lambda: _reading(uri), poolclass=NullPool)
     patience = {"connect_timeout": CONNECT_SECONDS} if url.get_backend_name() in ("postgresql", "mysql") else {}
     return create_engine(url, connect_args=patience, poolclass=NullPool, hide_parameters=True)
+
+
+def _reading(uri: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, uri=True)
+    connection.set_authorizer(
+        lambda action, what, *_: (
+            sqlite3.SQLITE_OK
+            if action in _READS or (action == sqlite3.SQLITE_PRAGMA and what in _ASKED)
+            else sqlite3.SQLITE_DENY
+        )
+    )
+    return connection
 
 
 @contextmanager
@@ -237,7 +256,7 @@ def _in_our_words(error: "Exception", question: Question) -> BadData:
         return BadData(f"{said}: {where} does not exist.", hint="Correct the database's name.")
     if state == "42501":
         return BadData(f"{said}: {question.shown} of {where} may not be read.", hint="Grant SELECT to this user.")
-    if state == "25006" or "readonly" in text:
+    if state == "25006" or "readonly" in text or text in _DENIED:
         return BadData(f"{said}: {question.shown} would write.", hint="A source only reads: SELECT …")
     if state.startswith("42"):
         told = str(getattr(getattr(raised, "diag", None), "message_primary", "")).rstrip(".")

@@ -20,7 +20,7 @@ from yaml.constructor import ConstructorError
 
 from audit.errors import BadData, SpecError
 from audit.events.canonical import canonical, clean, digest_of
-from audit.spec.model import ESTIMATORS, Column, Handling, SourceTable, Spec
+from audit.spec.model import ESTIMATORS, Column, Dtype, Handling, SourceTable, Spec
 
 if TYPE_CHECKING:
     import polars as pl
@@ -33,10 +33,13 @@ SCORE = "score"  # the model's own output, among the watched columns
 
 # Polars' words for what is wrong whatever columns the tables have.
 _ABOUT_SYNTAX = ("sql parser error", "unsupported", "one (and only one)")
-# `user:password@` before the host, or a parameter by such a name; `passfile` and `sslkey` name files.
+# `user:password@` before the host, as SQLAlchemy reads it: there may be a slash in it. Or a parameter by such a name, or
+# one within a parameter, as ODBC has them; `passfile` and `sslkey` name files.
 _PASSWORD = re.compile(
-    r"[^:/?#]+://(?:[^/?#@]*:[^/?#@]+@|.*[?&][^=&]*(?:password|passwd|pwd|secret|token)[^=&]*=)", re.IGNORECASE
+    r"[^:/?#]+://(?:[^:/]*:[^@]+@|.*[?&].*(?:password|passwd|passcode|pwd|secret|token|private_key)[^=&]*(?:=|%3D))",
+    re.IGNORECASE,
 )
+_NAME_OF_DATABASE = re.compile(r"[\w-]+")
 _NO_TABLE = re.compile(r"relation '([^']*)' was not found")
 _READS_FILES = re.compile(r"\bread_\w+\s*\(", re.IGNORECASE)  # Polars' table functions: read_csv('...')
 ONLY_SOURCES = "it may read only what stands under `sources`, so that all that is read goes on record."
@@ -377,7 +380,15 @@ def _double_names(spec: Spec) -> Iterator[Finding]:
             yield Finding(keys, f"column {name!r} is declared twice. Remove or rename one.")
         if name == SCORE:
             yield Finding(keys, f"{SCORE!r} is the name of the model's output. Rename the column.")
+        if cannot_be_named(name):
+            yield Finding(keys, f"no column can be called {name!r}. Rename it in the source.")
         seen.add(name)
+
+
+def cannot_be_named(name: str) -> bool:
+    """Whether no column can have that name: Polars takes it for a pattern of names, and would read other columns, or
+    it is empty, or has a NUL, which sets our own columns apart."""
+    return not name or name == "*" or (name.startswith("^") and name.endswith("$")) or "\x00" in name
 
 
 def _defined(spec: Spec) -> Iterator[tuple[Keys, str]]:
@@ -439,7 +450,7 @@ def _bad_limits(spec: Spec) -> Iterator[Finding]:
 def _bad_sources(spec: Spec) -> Iterator[Finding]:
     for name, table in spec.sources.items():
         keys: Keys = ("sources", name)
-        if (table.file is None) == (table.database is None):
+        if bool(table.file) == bool(table.database):
             yield Finding(keys, f"source {name!r} is a `file` or comes from a `database`. Give one of them.")
         elif table.database is None and (table.table or table.query):
             yield Finding(keys, f"`table` and `query` of source {name!r} need a `database`.")
@@ -453,6 +464,9 @@ def _bad_sources(spec: Spec) -> Iterator[Finding]:
                 f"a password has no place in a spec. Write `database: {name}` and put the address into "
                 f"AUDIT_SOURCE_URL_{name.upper()}.",
             )
+        elif table.database and "://" not in table.database and not _NAME_OF_DATABASE.fullmatch(table.database):
+            fix = "Write it as SQLAlchemy does, postgresql://host/name, or the name of one in AUDIT_SOURCE_URL_<NAME>."
+            yield Finding((*keys, "database"), f"the database of source {name!r} is no URL. {fix}")
 
 
 def has_password(address: str) -> bool:
@@ -465,7 +479,7 @@ def _bad_target(spec: Spec) -> Iterator[Finding]:
     if estimator in ESTIMATORS and kind not in ESTIMATORS[estimator]:
         fitting = ", ".join(name for name, kinds in ESTIMATORS.items() if kind in kinds)
         yield Finding(("estimator", "kind"), f"{estimator} knows no {kind} target. Choose one of {fitting}.")
-    elif estimator not in ESTIMATORS and "." not in estimator:
+    elif estimator not in ESTIMATORS and not _is_dotted(estimator):
         yield Finding(
             ("estimator", "kind"),
             f"{estimator!r} is none of {', '.join(ESTIMATORS)}, nor the dotted path of a class of yours."
@@ -473,6 +487,7 @@ def _bad_target(spec: Spec) -> Iterator[Finding]:
         )
     if spec.threshold is not None and kind != "regression" and not 0 < spec.threshold < 1:
         yield Finding(("threshold",), "threshold is a probability between 0 and 1.")
+    yield from _bad_outcome(spec)
     others = {"regression": ("min_auc", "min_accuracy", "max_calibration_error"), "binary": (), "multiclass": ()}[kind]
     others = others or ("min_r2", "max_mae", "max_rmse")
     if kind == "multiclass" or (kind == "regression" and spec.threshold is None):
@@ -480,6 +495,35 @@ def _bad_target(spec: Spec) -> Iterator[Finding]:
     for gate in others:
         if getattr(spec.gates, gate) is not None:
             yield Finding(("gates", gate), f"{gate} says nothing of a {kind} target. Take it out.")
+
+
+def _is_dotted(path: str) -> bool:
+    return "." in path and all(part.isidentifier() for part in path.split("."))
+
+
+def _bad_outcome(spec: Spec) -> Iterator[Finding]:
+    """A target of a type that its kind cannot have: to find that out by its values would show them."""
+    name, positive = spec.target.column, spec.target.positive
+    dtype = next((each.dtype for each in (*spec.columns, *spec.derive) if each.name == name), None)
+    if dtype is None:
+        return
+    if spec.target.kind == "regression" and dtype not in ("integer", "float"):
+        yield Finding(("target", "kind"), f"a regression is of a number, and {name!r} is a {dtype}.")
+    if spec.target.kind == "binary" and not _can_be(positive, dtype):
+        yield Finding(
+            ("target", "positive"), f"no {dtype} is {positive!r}. Let `positive` be a value that {name!r} can have."
+        )
+
+
+def _can_be(positive: str | int | bool, dtype: Dtype) -> bool:
+    match dtype:
+        case "boolean":
+            return positive in (True, False)
+        case "string":
+            return not isinstance(positive, bool)
+        case "integer" | "float":
+            return not isinstance(positive, str)
+    return False
 
 
 def _bad_generalising(spec: Spec) -> Iterator[Finding]:

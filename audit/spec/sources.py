@@ -9,6 +9,7 @@ import csv
 import gzip
 import hashlib
 import io
+import lzma
 import zipfile
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -264,7 +265,8 @@ def _unzipped(path: Path, shown: str, said: str) -> tuple[str, bytes]:
                 fix = "It must hold one CSV or Parquet file."
                 raise BadData(f"{said}: {shown} holds {len(members)} files.", hint=fix)
             return members[0].filename, archive.read(members[0])
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError):  # damaged, encrypted, unknown compression
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, zlib.error, lzma.LZMAError):
+        # Damaged, encrypted, an unknown compression.
         fix = "Pack it anew, with no password."
         raise BadData(f"{said}: {shown} is no zip archive that we can read.", hint=fix) from None
 
@@ -410,6 +412,8 @@ def _scanned(table: OpenTable, texts: Collection[str], sample: int | None) -> "p
         return pl.concat([_scanned(part, texts, sample) for part in table.parts], how="vertical_relaxed")
     if table.format == "parquet":
         paths = [part.content for part in table.parts if isinstance(part.content, Path)]
+        if len(paths) < len(table.parts):  # some are packed
+            return pl.concat([_scanned(part, texts, sample) for part in table.parts])
         hive = any("=" in part.shown for part in table.parts)  # year=2024/part-0.parquet
         return pl.scan_parquet(paths or table.content, glob=False, hive_partitioning=hive)
     header = _header(table)

@@ -184,7 +184,8 @@ def _ends(seen: Seen) -> tuple[dict[str, object], str]:
         return dict(ends), f'guess: {rows} {alone.value:g} for "not known", far from the others; set aside by its limit'
     said = f'guess: {alone.value:g} in {alone.rows:,} rows may stand for "not known"' if alone else ""
     if seen.infinite:
-        said = f"{seen.infinite:,} infinite values, set aside by its limits"
+        values = "1 infinite value" if seen.infinite == 1 else f"{seen.infinite:,} infinite values"
+        said = f"{values}, set aside by its limits"
     return dict(_with_room(seen, seen.low, seen.high)), said or _seen_in_words(seen)
 
 

@@ -85,9 +85,8 @@ def _schedule(found: Profile, aim: Aim, name: str) -> tuple[dict[str, object] | 
     import polars as pl
 
     month = pl.col(name).dt.truncate("1mo").cast(pl.Date).alias("month")
-    counted = found.whole.select(month, pl.col(aim.name).is_not_null().alias("known")).drop_nulls("month")
-    months = counted.group_by("month").agg(pl.len().alias("rows"), pl.col("known").sum()).sort("month").collect()
-    rows: dict[date, int] = dict(months.select("month", "rows").iter_rows())
+    counted = found.whole.select(month).drop_nulls().group_by("month").len().collect(engine="streaming")
+    rows: dict[date, int] = dict(counted.iter_rows())
     kept = _whole_months(rows)
     training = round(len(kept) * 0.6)
     if len(kept) < LEAST_MONTHS or len(kept) - training < 1:

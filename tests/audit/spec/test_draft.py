@@ -108,7 +108,7 @@ def said(data: Path, **wished: Any) -> str:
         ("speed", lambda i: i % 60 if i % 50 else 999, {"max": 90}, '8 rows have 999 for "not known"'),
         ("debt", lambda i: 100 + i % 60 if i % 50 else -999, {"min": 70}, '8 rows have -999 for "not known"'),
         ("load", lambda i: i % 60 if i % 5 else 999, {"max": 1500}, 'guess: 999 in 80 rows may stand for "not known"'),
-        ("heat", lambda i: float("inf") if i == 3 else i / 7, {"max": 90}, "1 infinite values, set aside"),
+        ("heat", lambda i: float("inf") if i == 3 else i / 7, {"max": 90}, "1 infinite value, set aside"),
         ("mixed", lambda i: "x" if i == 3 else i % 40, {"dtype": "string"}, "numbers but for 1 distinct texts"),
         ("some", lambda i: i % 50 if i % 10 else None, {"nulls": 0.17}, "seen 1 to 49"),
     ],
@@ -373,6 +373,7 @@ def test_rules_hold_in_the_rows_that_the_sample_did_not_see(tmp_path: Path, monk
             price=lambda i: 5_000 if i == hidden else i % 50,
             code=lambda i: "x7" if i == hidden else i % 50,
             gap=lambda i: None if i == hidden else i % 90,
+            moment=lambda i: "2024-01-02" if i == hidden else f"2024-01-01 10:{i % 60:02d}:00",
         ),
     )
 
@@ -383,6 +384,7 @@ def test_rules_hold_in_the_rows_that_the_sample_did_not_see(tmp_path: Path, monk
     assert column(made, "price").max and column(made, "price").max > 5_000  # type: ignore[operator]
     assert column(made, "code").dtype == "string" and remark(made, "code").startswith("not every value is an integer")
     assert column(made, "gap").nulls > 0
+    assert column(made, "moment").dtype == "datetime", "another way of ISO 8601 is one too"
 
 
 def test_the_same_data_make_the_same_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -537,12 +539,17 @@ def test_data_that_are_not_there_are_one_line_without_a_password(
 
 
 def test_columns_that_no_spec_can_have_are_left_out_and_said(tmp_path: Path) -> None:
-    rows = loans() | {"tags": [[1]] * ROWS, "score": [1] * ROWS, "": list(range(ROWS))}
+    rows = loans() | {"tags": [[1]] * ROWS, "score": [1] * ROWS, "": list(range(ROWS)), "a\x00b": [1] * ROWS}
 
     made = drafted(write(tmp_path, rows, "loans.parquet"))
 
     assert {c.name for c in made.spec.columns} == {"amount", "bad"}
-    for name in ("'tags' is of type list", "'' has no name", "'score' has the name of the model's output"):
+    for name in (
+        "'tags' is of type list",
+        "'' has no name",
+        "'score' has the name of the model's output",
+        "'a b' has a name with a NUL",
+    ):
         assert f"# left out, so dropped: {name}" in made.text
 
 
