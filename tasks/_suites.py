@@ -186,7 +186,7 @@ def _refuse_condition(one: Asked, spec: Spec, present: Sequence[str]) -> None:
         condition = waiting.pop()
         if not isinstance(condition, Mapping) or condition.get("type") not in CONDITIONS:
             raise SpecError(
-                f"{_suite(spec)} asks for {one.type} with a row_condition in pandas' words, which would be run as code.",
+                f"{_suite(spec)} asks for {one.type} with a row_condition in pandas' words, which is run as code.",
                 hint="Write it as Great Expectations' Column('x') == 1.",
             )
         waiting += condition.get("conditions", ())

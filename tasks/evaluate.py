@@ -245,16 +245,18 @@ def _predicted(model: ModelVersion, frame: "pl.DataFrame", spec: Spec) -> Predic
     if unscored := int((~np.isfinite(predicted.score)).sum()):
         rows = f"{unscored:,} of {frame.height:,} test rows"
         raise BadData(f"{spec.name}: the model gives {rows} no finite score.")
+    if spec.target.kind != "regression" and ((predicted.score < 0) | (predicted.score > 1)).any():
+        raise BadData(f"{spec.name}: the model's scores are no probabilities: some are below 0 or above 1.")
     return predicted
 
 
 def _rival(champion: ModelVersion, frame: "pl.DataFrame", target: "Outcomes", spec: Spec) -> Judged | None:
-    """The champion on the same rows, or None where it wants features that the spec no longer has, or was made for
-    another kind of target, or for other classes.
+    """The champion on the same rows, or None where it wants features that the spec no longer has or has of another
+    type, or was made for another kind of target, or for other classes.
     """
     try:
         predicted = _predicted(champion, frame, spec)
-    except BadData:  # not comparable: the gate on the gain says so by not holding
+    except (BadData, TypeError, ValueError):  # not comparable: the gate on the gain says so by not holding
         return None
     if spec.target.kind == "multiclass" and not _tells_apart(predicted, target):
         return None

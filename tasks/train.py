@@ -20,6 +20,7 @@ from audit.errors import BadData, SpecError, StoreUnavailable
 from audit.events.canonical import Json, clean
 from audit.events.payloads import Named, TrainingFacts, used
 from audit.events.references import DatasetVersion, ModelVersion
+from audit.privacy import redact
 from audit.spec.load import where
 from audit.spec.model import ESTIMATORS, Spec
 from tasks import _frames as frames
@@ -127,9 +128,10 @@ def train_model(rows: DatasetVersion, spec: Spec, cause: str | None = None) -> M
 
 
 def hyperparameters(pipeline: "Pipeline") -> list[Named]:
-    """Every parameter of the fitted estimator, defaults included, as it can be put on record."""
-    parameters = pipeline.named_steps["estimate"].get_params()
-    return [Named(name=name, value=clean(parameters[name])) for name in sorted(parameters)]
+    """Every parameter of the fitted estimator, defaults included, as it can be put on record: no secret, and of an
+    object that an estimator of the user's own has for one its type, for what it looks like may be rows."""
+    shown = redact.parameters(dict(sorted(pipeline.named_steps["estimate"].get_params().items())))
+    return [Named(name=known.name, value=clean(known.value)) for known in shown]
 
 
 def libraries(spec: Spec) -> list[Named]:

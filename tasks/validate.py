@@ -15,6 +15,7 @@ from audit.errors import BadData, DatasetRejected
 from audit.events.canonical import clean
 from audit.events.payloads import Expectation, Named, ValidationFacts, used
 from audit.events.references import DatasetVersion, Report
+from audit.privacy import redact
 from audit.spec.model import Column, Dtype, Spec
 from tasks import _data_docs as data_docs
 from tasks import _frames as frames
@@ -229,7 +230,18 @@ def _typed(column: Column) -> "Demand":
 
 
 def _limits(**limits: object) -> tuple[Named, ...]:
-    return tuple(Named(name=name, value=value) for name, value in limits.items() if value is not None)
+    return tuple(Named(name=name, value=_redacted(value)) for name, value in limits.items() if value is not None)
+
+
+def _redacted(limit: object) -> object:
+    match limit:
+        case str():
+            return redact.text(limit)
+        case list():
+            return [_redacted(item) for item in limit]
+        case dict():
+            return {name: _redacted(item) for name, item in limit.items()}
+    return limit
 
 
 def _severity(given: str) -> RuleSeverity:

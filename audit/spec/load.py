@@ -33,8 +33,8 @@ SCORE = "score"  # the model's own output, among the watched columns
 
 # Polars' words for what is wrong whatever columns the tables have.
 _ABOUT_SYNTAX = ("sql parser error", "unsupported", "one (and only one)")
-# `user:password@` before the host, as SQLAlchemy reads it: there may be a slash in it. Or a parameter by such a name, or
-# one within a parameter, as ODBC has them; `passfile` and `sslkey` name files.
+# `user:password@` before the host, as SQLAlchemy reads it: there may be a slash in it. Or a parameter by such a name,
+# also within another one, as ODBC has them; `passfile` and `sslkey` name files.
 _PASSWORD = re.compile(
     r"[^:/?#]+://(?:[^:/]*:[^@]+@|.*[?&].*(?:password|passwd|passcode|pwd|secret|token|private_key)[^=&]*(?:=|%3D))",
     re.IGNORECASE,
@@ -504,7 +504,8 @@ def _is_dotted(path: str) -> bool:
 def _bad_outcome(spec: Spec) -> Iterator[Finding]:
     """A target of a type that its kind cannot have: to find that out by its values would show them."""
     name, positive = spec.target.column, spec.target.positive
-    dtype = next((each.dtype for each in (*spec.columns, *spec.derive) if each.name == name), None)
+    dtypes = {column.name: column.dtype for column in spec.columns} | {one.name: one.dtype for one in spec.derive}
+    dtype = dtypes.get(name)
     if dtype is None:
         return
     if spec.target.kind == "regression" and dtype not in ("integer", "float"):

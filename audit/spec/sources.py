@@ -353,19 +353,30 @@ def _looked_at(lines: Iterable[bytes], before: int, header: Sequence[str], table
 def _rows(lines: Iterator[tuple[int, bytes]], table: OpenTable) -> Iterator[tuple[int, int]]:
     """The line at which each row begins, and how many fields it has; none where the line is empty.
 
-    Raises _Uncountable at a field that is longer than Python's reader takes; Polars may still read it.
+    Raises _Uncountable at a field that is longer than Python's reader takes; Polars may still read it. BadData at a
+    quotation mark that is never closed, over which Polars would lose rows.
     """
     for at, line in lines:
         _decodable(table, at, line)
         if b'"' in line:  # it may hide separators and ends of lines
+            quotes: list[int] = []
             rest = chain([line], (_decodable(table, after, more) for after, more in lines))
-            reader = csv.reader((more.decode("latin-1") for more in rest), delimiter=table.separator)
+            reader = csv.reader((_noted(more, quotes) for more in rest), delimiter=table.separator)
             try:
-                yield at, len(next(reader))
+                fields = len(next(reader))
             except csv.Error:
                 raise _Uncountable from None
+            if sum(quotes) % 2:
+                fix = "Close it, or double it where it is part of the text."
+                raise BadData(f"{table.said}: {table.shown}, line {at} has a quotation mark left open.", hint=fix)
+            yield at, fields
             continue
         yield at, line.count(table.separator.encode()) + 1 if line.strip(b"\r\n") else 0
+
+
+def _noted(line: bytes, quotes: list[int]) -> str:
+    quotes.append(line.count(b'"'))
+    return line.decode("latin-1")
 
 
 class _Uncountable(Exception):

@@ -13,6 +13,7 @@ from audit.spec.load import load_spec
 from audit.spec.model import Spec
 from deployments import deploy as deploying
 from deployments.deploy import MODEL, OF_THE_MODEL, Case, as_runs_name_it, checked, deploy, lines, read, rendered
+from deployments.local import local
 from deployments.where import CLONE
 from flows._runs import SHIPPED
 from tests.deployments.test_prefect_yaml import CONTENT, FILES, HERE
@@ -111,13 +112,13 @@ def test_runs_name_a_spec_in_the_clone_as_every_clone_does_and_another_by_its_wh
     assert as_runs_name_it(tmp_path / "linked.yaml") == str(tmp_path / "linked.yaml"), "sources lie beside the link"
 
 
-@pytest.fixture
-def said(home, capsys):
-    """What `make deploy` says that ends with exit code 1, and without having written anything."""
+@pytest.fixture(params=[deploy, local], ids=["make deploy", "make ui"])
+def said(request, home, capsys):
+    """What the command says that ends with exit code 1, and without having written anything."""
 
     def run(*specs: Path, **how: str) -> str:
         with pytest.raises(SystemExit) as ended:
-            deploy(list(specs), **how)
+            request.param(list(specs), **how)
         assert ended.value.code == 1
         assert not home.exists()
         return capsys.readouterr().out
@@ -149,6 +150,7 @@ def test_a_time_zone_that_does_not_exist_is_refused(said, visits, zone):
     assert f"{zone!r} is no time zone." in said(visits, timezone=zone)
 
 
+@pytest.mark.parametrize("said", [deploy], indirect=True, ids=["make deploy"])
 def test_without_a_server_it_ends_in_one_line(said, visits):
     with temporary_settings({PREFECT_API_URL: NOBODY}):
         told = said(visits)

@@ -247,6 +247,7 @@ def test_automations_are_brought_in_line_once_and_what_differs_is_named(client: 
     plan = brought(client, only_plan=True)
     assert "description: By hand. → On the spec" in plan
     assert "delete    prefect-audit: of an earlier version" in plan
+    assert "Nothing of this was done" in plan
     assert brought(client, only_plan=True) == plan, "a plan changes nothing"
 
     client.pause_automation(one.id)

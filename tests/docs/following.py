@@ -58,7 +58,7 @@ class Step:
         return self.command.startswith(READS)
 
     def as_shown(self) -> str:
-        return "$ " + self.command.replace("\n", "\n> ") + "\n" + self.says
+        return "$ " + self.command.replace("\n", "\n> ").replace("\n> \n", "\n>\n") + "\n" + self.says
 
 
 def steps(block: str) -> list[Step]:

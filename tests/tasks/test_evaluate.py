@@ -168,6 +168,17 @@ def test_a_champion_that_cannot_be_compared_is_not_beaten(home, loans, later_loa
     assert "gain could not be measured, wanted >= -0.005" in found.failed()
 
 
+def test_a_champion_that_knows_a_feature_by_another_type_is_not_comparable(home, loans, later_loans, loan_spec):
+    in_production(models.put(fit(loans, loan_spec), "loans"), datasets.put(later_loans, "loans/test"), loan_spec)
+    learn, judge_on = (
+        rows.with_columns(pl.col("purpose").str.len_chars().cast(pl.Float64)) for rows in (loans, later_loans)
+    )
+    columns = (c.model_copy(update={"dtype": "float"}) if c.name == "purpose" else c for c in loan_spec.columns)
+    spec = loan_spec.model_copy(update={"columns": tuple(columns)})
+    found = evaluate.fn(models.put(fit(learn, spec), "loans"), datasets.put(judge_on, "loans/test"), spec)
+    assert "gain could not be measured, wanted >= -0.005" in found.failed()
+
+
 @pytest.mark.parametrize(
     ("before", "kind"), [("binary", "multiclass"), ("multiclass", "regression"), ("regression", "binary")]
 )

@@ -313,6 +313,18 @@ def test_a_query_reads_no_file_that_is_not_declared(folder: Path, reading: str) 
         read_sources(spec.model_copy(update={"query": query}), None, KEY)
 
 
+def test_a_type_that_lists_values_shows_none_of_them(folder: Path, home: Path) -> None:
+    trips = pl.read_csv(folder / "trips.csv").with_columns(pl.col("rider").cast(pl.Enum(["anna", "bert"])))
+    trips.write_parquet(folder / "trips.parquet")
+    changed = TRIPS.replace('{file: trips.csv, null_values: ["?"]}', "{file: trips.parquet}")
+    (folder / "trips.yaml").write_text(changed.replace("miles, dtype: float", "miles, dtype: string"))
+
+    steps = ingested(folder).transformations
+
+    assert "rider cast from Enum to string" in steps
+    assert not any("anna" in step for step in steps)
+
+
 def test_a_header_of_values_shows_none_of_them(folder: Path) -> None:
     (folder / "trips.csv").write_text("2024-02-03,Ann Planted,Ann Planted,1.5,2,501,true,x\n")
     assert "Ann" not in refused(folder)

@@ -24,6 +24,7 @@ from audit.spec.model import ESTIMATORS, Column, Drift, Estimator, SourceTable, 
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
+from tasks.evaluate import evaluate
 from tasks.train import changes, fit, train_model
 
 KINDS = [(kind, target) for kind, targets in ESTIMATORS.items() for target in targets]
@@ -318,6 +319,7 @@ def test_what_changed_is_exactly_what_differs(before, now):
 
 OWN = """
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 class Mean(RegressorMixin, BaseEstimator):
@@ -343,6 +345,14 @@ class Share(ClassifierMixin, BaseEstimator):
 
     def predict(self, X):
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+class Asks(Share):
+    def __init__(self, api_key=None, weights=pd.Series(["anna"])):
+        self.api_key, self.weights = api_key, weights
+
+class Above(Share):
+    def predict_proba(self, X):
+        return np.tile([-0.5, 1.5], (len(X), 1))
 
 class Keeps(Mean):
     def fit(self, X, y):
@@ -399,6 +409,16 @@ def test_an_allowed_estimator_of_ones_own_is_trained_stored_and_loaded(own, loan
     facts = only(read.events(open_store(), types=("model.trained",))).payload
     (code,) = [library["value"] for library in facts["libraries"] if library["name"] == "scoring.means"]
     assert facts["estimator"] == path and code.startswith("sha256:")
+
+
+def test_a_secret_or_an_object_among_the_hyperparameters_is_not_on_record(own, loans, loan_spec):
+    allow(own, "scoring.means.Asks")
+    case = case_of(loans, loan_spec, "scoring.means.Asks", "binary", api_key="hunter2")
+    train_model.fn(datasets.put(case.rows, "loans/train"), case.spec)
+
+    facts = only(read.events(open_store(), types=("model.trained",)))
+    told = {known["name"]: known["value"] for known in facts.payload["hyperparameters"]}
+    assert told == {"api_key": "[redacted]", "weights": "<pandas.core.series.Series of shape (1,)>"}
 
 
 def test_an_estimator_of_ones_own_gets_its_seed_its_parameters_and_the_codes_of_trees(own, loans, loan_spec):
@@ -479,6 +499,14 @@ def test_a_decision_between_classes_needs_probabilities(own, loans, loan_spec):
     allow(own, "scoring.means.Mean")
     with pytest.raises(SpecError, match=r"scoring\.means\.Mean has no predict_proba"):
         fit(loans, with_estimator(loan_spec, "scoring.means.Mean"))
+
+
+def test_scores_that_are_no_probabilities_are_not_judged(own, loans, loan_spec):
+    allow(own, "scoring.means.Above")
+    case = case_of(loans, loan_spec, "scoring.means.Above", "binary")
+    rows = datasets.put(case.rows, "loans/train")
+    with pytest.raises(BadData, match="scores are no probabilities: some are below 0 or above 1"):
+        evaluate.fn(train_model.fn(rows, case.spec), rows, case.spec)
 
 
 def test_what_an_author_raises_in_fit_is_left_to_its_author(own, loans, loan_spec):

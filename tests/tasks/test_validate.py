@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 from great_expectations import expectations as gxe
+from great_expectations.expectations.row_conditions import Column as gx_column
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -445,6 +446,54 @@ def test_an_expectation_with_a_parameter_that_nobody_gives_is_told_on_one_line(t
         check(FRAME, spec_with(project, beside=False))
 
 
+RUN = "@pd.io.common.os.system('touch ran') == 0"
+
+
+@pytest.mark.parametrize(
+    ("condition", "says"),
+    [
+        ({"row_condition": RUN, "condition_parser": "pandas"}, "with a row_condition in pandas' words, which is run"),
+        ({"row_condition": RUN}, "in pandas' words"),
+        ({"row_condition": {"type": "pass_through", "pass_through_filter": RUN}}, "in pandas' words"),
+        (
+            {"row_condition": {"type": "and", "conditions": [{"type": "pass_through", "pass_through_filter": RUN}]}},
+            "in pandas' words",
+        ),
+        ({"row_condition": f'col("who") == "{PLANTED}"', "condition_parser": "great_expectations"}, "column 'who', wh"),
+        (
+            {"row_condition": {"type": "or", "conditions": [
+                {"type": "nullity", "column": {"name": "who"}, "is_null": True},
+                {"type": "comparison", "column": {"name": "who"}, "operator": "==", "parameter": PLANTED}]}},
+            "column 'who', which is hashed at ingest",
+        ),
+        ({"row_condition": 'col("email").notNull()', "condition_parser": "great_expectations"}, "'email', which is dr"),
+    ],
+)  # fmt: skip
+def test_a_condition_on_rows_runs_no_code_and_holds_no_value_of_a_hashed_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, condition: dict[str, object], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kwargs = {"column": "a"} | condition
+    project = suite_of(tmp_path, type="expect_column_values_to_not_be_null", kwargs=kwargs, meta={})
+    columns = (
+        Column(name="a", dtype="integer"),
+        Column(name="email", dtype="string", pii="direct"),
+        Column(name="who", dtype="string", handling="hash"),
+    )
+    with pytest.raises(SpecError) as refused:
+        check(FRAME, spec_with(project, *columns, beside=False))
+    assert says in str(refused.value)
+    assert PLANTED not in str(refused.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_condition_in_great_expectations_own_words_is_held(tmp_path: Path) -> None:
+    asked = gxe.ExpectColumnValuesToNotBeNull(column="a", row_condition=gx_column("b") == "x", severity="warning")
+    found = check(FRAME, spec_with(suite_of(tmp_path, asked), beside=False))
+    assert [o.unexpected for o in found.outcomes] == [1]
+    assert found.rejected["b"].to_list() == ["x"]
+
+
 def test_a_hashed_column_can_be_asked_whether_it_differs(tmp_path: Path) -> None:
     project = suite_of(tmp_path, gxe.ExpectColumnValuesToBeUnique(column="who", severity="warning"))
     found = check(FRAME, spec_with(project, Column(name="who", dtype="string", handling="hash"), beside=False))
@@ -459,6 +508,9 @@ def test_a_hashed_column_can_be_asked_whether_it_differs(tmp_path: Path) -> None
          r"project gx has no suite 'loans'. Did you mean 'loan'\?"),
         (lambda gx: (gx / "expectations" / "loans.json").write_text("{"),
          r"suite 'loans' cannot be read \(JSONDecodeError\). Save it again"),
+        (lambda gx: (gx / "expectations" / "loans.json").write_text(
+            (gx / "expectations" / "loans.json").read_text().replace('"critical"', '"dire"')),
+         r"suite 'loans' cannot be read \(ValidationError\)"),
         (lambda gx: (gx / "expectations" / "loans.json").write_text('{"name": "loans", "expectations": []}'),
          r"suite 'loans' asks for nothing"),
         (lambda gx: (gx / "great_expectations.yml").write_text("stores: ["),
@@ -474,7 +526,8 @@ def test_a_hashed_column_can_be_asked_whether_it_differs(tmp_path: Path) -> None
                 "class_name: TupleFilesystemStoreBackend", "class_name: NoBackend")),
          r"the store of expectations cannot be opened \("),
     ],
-    ids=["no project", "no suite", "no JSON", "empty", "no YAML", "an old project", "own code", "unknown store"],
+    ids=["no project", "no suite", "no JSON", "no severity", "empty", "no YAML", "an old project", "own code",
+         "unknown store"],
 )  # fmt: skip
 def test_a_project_that_cannot_be_used_is_told_on_one_line(
     tmp_path: Path, spoil: Callable[[Path], object], says: str

@@ -348,17 +348,15 @@ def _form_of_times(text: "pl.Series") -> _Form | None:
         return _Form("datetime" if clocked else "date", fitting[0], note=f"written as {fitting[0]}{other}")
     import polars as pl
 
-    some = (
-        pl.DataFrame({str(f): s for f, s in read.items()}).select(pl.any_horizontal(pl.all().is_not_null())).to_series()
-    )
-    if some.mean() < _MOSTLY:  # type: ignore[operator]
+    known = [series.is_not_null() for series in read.values()]
+    best = max(int(each.sum()) for each in known)
+    together = pl.select(pl.any_horizontal(pl.lit(each) for each in known)).to_series()
+    if together.sum() < _MOSTLY * len(text):
         return None
-    forms = sum(series.null_count() < len(series) for series in read.values())
-    none = int((~some).sum())
-    note = (
-        f"dates in {forms} forms, so it stays text" if forms > 1 else f"dates but for {none:,} texts, so it stays text"
-    )
-    return _Form("string", note=note)
+    forms = sum(bool(each.any()) for each in known)
+    others = len(text) - best
+    told = f"but for {others:,} distinct texts" if best >= _MOSTLY * len(text) else f"in {forms} forms"
+    return _Form("string", note=f"dates {told}, so it stays text")
 
 
 def _one_way(text: "pl.Series", form: str) -> "pl.Series":

@@ -74,9 +74,12 @@ def test_an_estimator_of_ones_own_is_taken_as_allowed(folder: Path, monkeypatch:
 
 
 def test_problems_of_the_estimator_and_the_source_come_in_the_files_order(folder: Path) -> None:
-    lines = found(folder, ("max_iter", "max_itr"), ("{name: zone,", "{name: zonee,"))
+    estimator = LOANS[LOANS.index("estimator:") :]
+    wrong = estimator.replace("max_iter", "max_itr")
 
-    assert [line.split(":")[1] for line in lines] == ["7", "14"]
+    lines = found(folder, (estimator, ""), ("columns:", f"{wrong}columns:"), ("{name: zone,", "{name: zonee,"))
+
+    assert [line.split(":")[1] for line in lines] == ["8", "11"]
 
 
 def test_a_type_that_can_never_be_the_declared_one_is_told(folder: Path) -> None:

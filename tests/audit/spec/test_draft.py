@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -54,7 +54,8 @@ def column(made: Drafted, name: str) -> Column:
 def remark(made: Drafted, name: str) -> str:
     """What the text says of the column's entry, behind or above it."""
     lines = made.text.splitlines()
-    place = next(place for place, line in enumerate(lines) if line.startswith(f"  - {{name: {name},"))
+    begins = (f"  - {{name: {name},", f"  - name: {name}")
+    place = next(place for place, line in enumerate(lines) if line.startswith(begins))
     above = takewhile(lambda line: line.startswith("  # "), reversed(lines[:place]))
     behind = lines[place].partition("  # ")[2]
     return behind or " ".join(line.removeprefix("  # ") for line in reversed([*above]))
@@ -110,6 +111,7 @@ def said(data: Path, **wished: Any) -> str:
         ("load", lambda i: i % 60 if i % 5 else 999, {"max": 1500}, 'guess: 999 in 80 rows may stand for "not known"'),
         ("heat", lambda i: float("inf") if i == 3 else i / 7, {"max": 90}, "1 infinite value, set aside"),
         ("mixed", lambda i: "x" if i == 3 else i % 40, {"dtype": "string"}, "numbers but for 1 distinct texts"),
+        ("sent", lambda i: "soon" if i == 3 else f"0{1 + i % 9}-01-2024", {"pii": "none"}, "dates but for 1 distinct"),
         ("some", lambda i: i % 50 if i % 10 else None, {"nulls": 0.17}, "seen 1 to 49"),
     ],
     ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
@@ -581,8 +583,10 @@ def same_names(one: Spec, other: Spec) -> bool:
 
 
 @given(st.text(min_size=1, max_size=30))
+@example("two\nlines")
+@example("evil\u202etxt")
 def test_any_name_comes_back_from_a_file_as_it_was_and_hides_nothing(name: str) -> None:
-    from audit.spec.drafting.layout import Remarked, comment, items
+    from audit.spec.drafting.layout import Remarked, comment, flow, items
     from audit.spec.load import _composed, _constructed
 
     text = f"{comment(name)}\ncolumns:\n{items([Remarked({'name': name, 'dtype': 'string'}, name)])}\n"
@@ -590,6 +594,7 @@ def test_any_name_comes_back_from_a_file_as_it_was_and_hides_nothing(name: str) 
     read = _constructed(_composed(text, "t.yaml"), "t.yaml")
     assert read == {"columns": [{"name": name, "dtype": "string"}]}
     assert all(line.isprintable() for line in text.splitlines())
+    assert len(flow(name).splitlines()) == 1
 
 
 def test_nothing_half_written_is_left(tmp_path: Path) -> None:

@@ -95,6 +95,17 @@ def test_a_good_spec_knows_its_sections_and_reads_on_as_a_word() -> None:
         ("sql: minutes > 30", "sql: minutes >", "trips.yaml:15: sql of 'late': unable to parse"),
         ("name: zone, dtype", "name: miles, dtype", "trips.yaml:13: column 'miles' is declared twice."),
         ("name: hour, sql", "name: score, sql", "trips.yaml:16: 'score' is the name of the model's output."),
+        ("name: zone, dtype", "name: '*', dtype", "trips.yaml:13: no column can be called '*'. Rename it"),
+        ("name: zone, dtype", "name: ^pho.*$, dtype", "trips.yaml:13: no column can be called '^pho.*$'."),
+        ("name: zone, dtype", "name: '', dtype", "trips.yaml:13: no column can be called ''."),
+        ("name: hour, sql", 'name: "\\0bad miles", sql', "trips.yaml:16: no column can be called '\\x00bad miles'."),
+        ("{column: late}", "{column: late, positive: 'true'}", "trips.yaml:17: no boolean is 'true'. Let `positive`"),
+        ("{column: late}", "{column: late, positive: 2}", "trips.yaml:17: no boolean is 2."),
+        (
+            "{column: late}",
+            "{column: late, kind: regression}",
+            "trips.yaml:17: a regression is of a number, and 'late'",
+        ),
         ("min: 0}", "min: 9, max: 1}", "trips.yaml:11: min of 'miles' is above its max."),
         ("dtype: datetime", "dtype: string", "trips.yaml:8: the event time 'started' must be a date or datetime."),
         ("name: trips\n", "name: Trips\n", "trips.yaml:1: name: use small letters, digits"),
@@ -286,12 +297,37 @@ FILE = "{file: trips.csv}"
         (FILE, "{database: b, table: c, format: csv}", "4: `package`, `format` and `null_values` of source"),
         (FILE, "{database: 'mysql://a:b@c/d', table: t}", "4: a password has no place in a spec. Write `database: t"),
         (FILE, "{database: 'mysql://c/d?ssl=1&Password=x', table: t}", "4: a password has no place in a spec."),
+        (FILE, "{database: 'mysql://a:b/c?d#e@f/g', table: t}", "4: a password has no place in a spec."),
+        (FILE, "{database: 'mssql://c/?odbc=Driver=x;PWD=x', table: t}", "4: a password has no place in a spec."),
+        (FILE, "{database: 'mssql://c/?odbc=Driver%3Dx%3BPWD%3Dx', table: t}", "4: a password has no place in a spec."),
+        (FILE, "{database: 'mysql:a:secret@c/d', table: t}", "4: the database of source 'trips' is no URL. Write"),
+        (FILE, "{file: ''}", "4: source 'trips' is a `file` or comes from a `database`. Give one of them."),
         (FILE, "{file: a.csv, separator: ab}", "4: sources.trips.separator: 'ab' is none of"),
     ],
     ids=lambda value: value[-40:],
 )  # fmt: skip
 def test_what_is_wrong_with_a_source_or_with_masking_is_told(old: str, new: str, expected: str) -> None:
     assert error_of(changed(old, new)).startswith(f"trips.yaml:{expected}")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "positive", "taken"),
+    [("integer", "1", True), ("integer", "true", True), ("integer", "'1'", False), ("float", "1", True),
+     ("float", "'yes'", False), ("string", "'1'", True), ("string", "1", True), ("string", "true", False),
+     ("boolean", "1", True), ("boolean", "false", True), ("date", "2024-01-01", False)],
+)  # fmt: skip
+def test_the_positive_value_is_one_that_the_target_can_have(dtype: str, positive: str, taken: bool) -> None:
+    declared = changed("dtype: boolean, role: target", f"dtype: {dtype}, role: target")
+    text = declared.replace("{column: late}", f"{{column: late, positive: {positive}}}")
+    if taken:
+        assert parse_spec(text, "trips.yaml").target.column == "late"
+    else:
+        assert error_of(text).startswith("trips.yaml:17: ")
+
+
+@pytest.mark.parametrize("path", ["os.system\\n", "sklearn.ensemble:Forest", "..os", "a.b.", "a/b.c"])
+def test_an_estimator_that_is_no_dotted_path_is_told(path: str) -> None:
+    assert "nor the dotted path of a class of yours" in error_of(TRIPS + f'estimator: {{kind: "{path}"}}\n')
 
 
 @pytest.mark.parametrize("form", ["%d/%m/%Y", "%Y%m%d", "%d.%m.%y %H:%M", "%m-%d-%Y %I:%M %p", "%d %b %Y", "%Y-%m"])

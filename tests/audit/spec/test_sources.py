@@ -133,6 +133,16 @@ def test_a_file_that_is_no_table_is_one_line_without_a_value(
     assert not any(value in told for value in ("secret", "55"))
 
 
+@pytest.mark.parametrize(
+    "rows",
+    ['1,"""\n2,"x"\n\n', '"q\nr",""",\n1,2\n"x",3\n\n', '1,5" pipe\n2,x\n'],
+    ids=["in front", "behind", "within"],
+)
+def test_a_quotation_mark_that_is_left_open_costs_no_rows_in_silence(tmp_path: Path, rows: str) -> None:
+    (tmp_path / "loans.csv").write_text("id,zone\n" + rows)
+    assert "has a quotation mark left open. Close it" in refused(tmp_path, file="loans.csv")
+
+
 def test_a_row_that_differs_is_found_behind_the_first_blocks(tmp_path: Path) -> None:
     many = b"a,b\n" + b"12345,6789\n" * 200_000
     (tmp_path / "a.csv").write_bytes(many + b"1\n" + many)
@@ -181,6 +191,26 @@ def test_a_folder_of_parquet_is_one_table_with_a_digest_of_names_and_bytes(tmp_p
     assert opened(tmp_path, file="loans").digest == found.digest
     (folder / "year=2024").rename(folder / "year=2025")
     assert opened(tmp_path, file="loans").digest != found.digest
+
+
+def test_packed_and_plain_parquet_of_a_folder_are_one_table(tmp_path: Path) -> None:
+    (tmp_path / "loans").mkdir()
+    (tmp_path / "loans" / "a.parquet").write_bytes(as_parquet())
+    (tmp_path / "loans" / "b.zip").write_bytes(as_zip("b.parquet", as_parquet()))
+
+    assert read(tmp_path, file="loans").rows() == [*LOANS.rows(), *LOANS.rows()]
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
+def test_a_damaged_archive_is_one_line(tmp_path: Path, packing: int) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", packing) as archive:
+        archive.writestr("loans.csv", as_csv() * 500)
+    damaged = bytearray(packed.getvalue())
+    damaged[50:60] = bytes(byte ^ 0xFF for byte in damaged[50:60])
+    (tmp_path / "loans.zip").write_bytes(damaged)
+
+    assert refused(tmp_path, file="loans.zip").startswith("loans.zip ")
 
 
 def test_a_folder_of_csv_is_one_table_too(tmp_path: Path) -> None:
@@ -388,6 +418,10 @@ def test_a_question_does_not_show_its_password(folder: Path, bank: str) -> None:
         ({"query": "selct 1"}, 'the query: syntax error at or near "selct".'),
         ({"query": "select name::int from lending.loans"}, "the query cannot be read (InvalidTextRepresentation)."),
         ({"query": "select 1 / (id - 2) from lending.loans"}, "the query cannot be read (DivisionByZero)."),
+        ({"query": "select 'infinity'::timestamp as at, name from lending.loans"}, "the query cannot be read (DataErr"),
+        ({"query": "select set_config('transaction_read_only', 'off', false)"}, "the query cannot be read (ActiveSql"),
+        ({"query": "copy (select 1) to program 'touch /tmp/ran'"}, 'the query: syntax error at or near "copy".'),
+        ({"query": "select pg_read_file('/etc/passwd')"}, "the query of postgresql:///bank may not be read."),
         ({"query": "delete from lending.loans returning id"}, 'the query: syntax error at or near "delete".'),
         ({"query": "select 1; delete from lending.loans"}, "the query: cannot insert multiple commands"),
         ({"query": "select 1 as a, 2 as a"}, "the query: columns 1 and 2 have the same name."),
@@ -463,6 +497,26 @@ def test_what_sqlite_refuses_is_one_line_and_nothing_is_made_or_written(
 
     assert not (folder / "other.db").exists()
     assert (folder / "loans.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "vacuum into '{folder}/made.db'",
+        "attach '{folder}/made.db' as made",
+        "attach 'file:{folder}/made.db?mode=rwc' as made",
+        "pragma temp_store_directory = '{folder}'",
+        "create temp table made as select * from loans",
+    ],
+    ids=lambda query: query[:12],
+)
+def test_no_query_makes_sqlite_write_a_file(folder: Path, query: str) -> None:
+    before = sorted(folder.iterdir())
+
+    told = refused(folder, database="sqlite:///loans.db", query=query.format(folder=folder))
+
+    assert told == "the query would write. A source only reads: SELECT …"
+    assert sorted(folder.iterdir()) == before
 
 
 def test_a_query_is_asked_as_it_stands(folder: Path, bank: str) -> None:
