@@ -21,6 +21,8 @@ export GX_ANALYTICS_ENABLED = false
 run: $(ready)
 	@$(bin)/python -m flows.pipeline $(SPEC) $(if $(UNTIL),--until $(UNTIL))
 
+# Two tests at once, each on one core: threads that wait for each other cost more than they bring.
+test: export OMP_NUM_THREADS = 1
 test: $(ready)
 	$(bin)/pytest -q -n 2 --dist loadgroup -m "not slow"
 

@@ -5,6 +5,7 @@ The figures are fairlearn's MetricFrame: the main figure, and where rows are dec
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,6 +78,11 @@ def widest_gap(sliced: Sequence[Metric], figure: str) -> Gap | None:
         if len(group) > 1
     ]
     return max(gaps, key=lambda gap: gap.value, default=None)
+
+
+def groups_measured(sliced: Sequence[Metric], figure: str) -> Counter[str]:
+    """Of how many values of each column `figure` is known."""
+    return Counter(column_of(metric) for metric in sliced if metric.name == figure)
 
 
 def column_of(metric: Metric) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from great_expectations.data_context.data_context import EphemeralDataContext
     from great_expectations.expectations.expectation import Expectation as Demand
 
+STORES = "great_expectations.data_context.store"  # the module of its stores
 # How an expectation says which columns it is about.
 ABOUT = ("column", "column_A", "column_B", "column_list")
 # What can be asked of hashes: whether they are there, and whether they differ.
@@ -115,10 +116,13 @@ def _store(spec: Spec) -> dict[str, Any]:
             f"{said} cannot be read ({type(broken).__name__}).", hint="It must be of Great Expectations 1.x."
         ) from None
     for part in (store, backend):
-        if not str(part.get("module_name", "great_expectations.")).startswith("great_expectations."):
+        if not str(part.get("module_name", STORES)).startswith(STORES):
             raise SpecError(f"{said} names a store of its own making.", hint="Use one of Great Expectations' stores.")
     if "base_directory" in backend:
-        backend["base_directory"] = str((project / backend["base_directory"]).absolute())
+        folder = (project / str(backend["base_directory"])).absolute()
+        if not folder.is_dir():  # Great Expectations would make it
+            raise SpecError(f"{said} names a store that is no folder.", hint="Correct its base_directory.")
+        backend["base_directory"] = str(folder)
     return {**store, "store_backend": {**backend, "suppress_store_backend_id": True}}  # an id would be written there
 
 

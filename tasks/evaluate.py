@@ -31,7 +31,7 @@ from tasks._judging import (
     varied,
     with_intervals,
 )
-from tasks._slices import SLICE_ROWS, SLICE_VALUES, Gap, slices, too_small, widest_gap
+from tasks._slices import SLICE_ROWS, SLICE_VALUES, Gap, groups_measured, slices, too_small, widest_gap
 
 if TYPE_CHECKING:
     import polars as pl
@@ -70,9 +70,25 @@ def gates(
 
 def widest_gaps(sliced: Sequence[Metric], spec: Spec) -> dict[str, Gap]:
     """By the name of its gate, the widest gap of each figure that has one."""
-    about = {"slice_gap": MAIN[spec.target.kind], "selection_gap": "selection_rate", "recall_gap": "recall"}
-    gaps = {gate: widest_gap(sliced, name) for gate, name in about.items()}
+    gaps = {gate: widest_gap(sliced, name) for gate, name in _about(spec).items()}
     return {gate: gap for gate, gap in gaps.items() if gap}
+
+
+def judged_gaps(sliced: Sequence[Metric], spec: Spec) -> dict[str, Gap]:
+    """Those of the widest gaps that a gate may hold by: two groups of every protected column were measured.
+
+    Else a model would pass on one protected attribute for want of rows on another.
+    """
+    told = {
+        gate: {name for name, count in groups_measured(sliced, figure).items() if count > 1}
+        for gate, figure in _about(spec).items()
+    }
+    return {gate: gap for gate, gap in widest_gaps(sliced, spec).items() if told[gate].issuperset(spec.protected())}
+
+
+def _about(spec: Spec) -> dict[str, str]:
+    """The figure that each gate on a gap is about."""
+    return {"slice_gap": MAIN[spec.target.kind], "selection_gap": "selection_rate", "recall_gap": "recall"}
 
 
 @task(task_run_name="evaluate {spec.name} on {test.name} {test.version}")
@@ -91,7 +107,7 @@ def evaluate(model: ModelVersion, test: DatasetVersion, spec: Spec) -> Evaluatio
     main = MAIN[spec.target.kind]
     gain = figure(main, difference)
     sliced = slices(frame, own, spec)
-    gaps = widest_gaps(sliced, spec)
+    gaps = judged_gaps(sliced, spec)
     judged = gates(spec.gates, metrics, gaps, gain.value if gain else None, champion=champion is not None)
     told = for_people(spec, metrics, difference, judged, sliced, own, champion, too_small(frame, spec))
     report = reports.put(with_pictures(told, metrics, sliced, own, spec).encode(), f"{spec.name}/evaluation")

@@ -142,7 +142,8 @@ def assert_on_record(home, run):
         assert event.deployment == run["deployment_id"]
         assert event.payload["deployment"]["worker"] == event.payload["deployment"]["work_pool"] == "local"
     names = [e.payload["of"] for e in events if e.type == "task_run.completed"]
-    assert names == ["ingest", "validate", "build_features", "split", "train_model", "evaluate", "register", "promote"]
+    prepared, judged = ["ingest", "validate", "build_features", "split"], ["train_model", "evaluate", "register"]
+    assert names == [*prepared, *judged, "promote", "write_card"]
 
 
 def _command(pid: int) -> str:

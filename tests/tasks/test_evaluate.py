@@ -11,14 +11,14 @@ from audit.artifacts import datasets, models, reports
 from audit.errors import BadData
 from audit.events.payloads import Gate, Metric
 from audit.events.references import ModelVersion
-from audit.spec.model import Gates, Spec
+from audit.spec.model import Column, Gates, Spec
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
 from tasks._frames import MAIN, Predicted
 from tasks._judging import judge
 from tasks._slices import Gap
-from tasks.evaluate import CLASSES_SHOWN, TENTHS, evaluate, for_people, gates, in_a_line
+from tasks.evaluate import CLASSES_SHOWN, TENTHS, evaluate, for_people, gates, in_a_line, judged_gaps
 from tasks.register import promote, register
 from tasks.train import fit
 from tests.tasks.kinds import NAMES, foretold, loans_with, spec_of
@@ -292,3 +292,15 @@ def test_residuals_are_told_by_tenth_of_the_predicted_value_in_its_unit():
     assert len(rows) == TENTHS
     assert rows[0] == "| 100 | 4,950 | 4,950 | 0 |"
     assert rows[-1] == "| 100 | 94,950 | 99,950 | 5,000 |"
+
+
+def test_a_gap_holds_by_no_attribute_while_another_protected_one_has_too_few_rows():
+    def metric(slice: str, value: float) -> Metric:
+        return Metric(name="selection_rate", value=value, slice=slice, rows=200)
+
+    protected = tuple(Column(name=name, dtype="string", role="protected") for name in ("sex", "race"))
+    spec = spec_of("binary")
+    spec = spec.model_copy(update={"columns": (*spec.columns, *protected)})
+    one_race = [metric("sex=f", 0.5), metric("sex=m", 0.6), metric("race=a", 0.5)]
+    assert judged_gaps(one_race, spec) == {}
+    assert judged_gaps([*one_race, metric("race=b", 0.5)], spec)["selection_gap"].column == "sex"

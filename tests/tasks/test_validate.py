@@ -523,11 +523,15 @@ def test_a_hashed_column_can_be_asked_whether_it_differs(tmp_path: Path) -> None
          r"names a store of its own making"),
         (lambda gx: (gx / "great_expectations.yml").write_text(
             (gx / "great_expectations.yml").read_text().replace(
+                "base_directory: expectations/", "base_directory: ../made/here")),
+         r"great_expectations.yml of gx names a store that is no folder"),
+        (lambda gx: (gx / "great_expectations.yml").write_text(
+            (gx / "great_expectations.yml").read_text().replace(
                 "class_name: TupleFilesystemStoreBackend", "class_name: NoBackend")),
          r"the store of expectations cannot be opened \("),
     ],
     ids=["no project", "no suite", "no JSON", "no severity", "empty", "no YAML", "an old project", "own code",
-         "unknown store"],
+         "no folder", "unknown store"],
 )  # fmt: skip
 def test_a_project_that_cannot_be_used_is_told_on_one_line(
     tmp_path: Path, spoil: Callable[[Path], object], says: str
@@ -537,6 +541,7 @@ def test_a_project_that_cannot_be_used_is_told_on_one_line(
     with pytest.raises(SpecError, match=r"^loans\.yaml:2: .*" + says) as refused:
         check(FRAME, spec_with(project))
     assert "\n" not in str(refused.value)
+    assert not (tmp_path / "made").exists()
 
 
 def test_an_expectation_that_does_not_fit_the_type_of_its_column_is_told_without_a_value(tmp_path: Path) -> None:

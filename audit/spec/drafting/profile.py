@@ -11,6 +11,7 @@ from datetime import date, datetime
 from typing import TYPE_CHECKING, Any
 
 from audit.errors import BadData
+from audit.spec.load import cannot_be_named
 from audit.spec.model import Dtype
 from audit.spec.sources import MAX_EXACT, SAMPLE_ROWS, converted, polars_type
 
@@ -249,8 +250,8 @@ def _unusable(schema: "Mapping[str, pl.DataType]") -> Iterator[tuple[str, str]]:
             yield name, f"is of type {dtype.base_type().__name__.lower()}, which no column of a spec has"
         elif not name.strip():
             yield name, "has no name: mostly a row number that was written along"
-        elif "\x00" in name:
-            yield name, "has a name with a NUL in it"
+        elif cannot_be_named(name):
+            yield name, "has a name with a NUL in it, or one that stands for many: *, ^…$"
 
 
 def _described(look: _Look, name: str, *, code: bool) -> Seen:
