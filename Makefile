@@ -19,7 +19,7 @@ export GX_ANALYTICS_ENABLED = false
 
 .PHONY: run test test-all check ui deploy automations lock clean
 run: $(ready)
-	@$(bin)/python -m flows.pipeline $(SPEC) $(if $(UNTIL),--until $(UNTIL))
+	@$(bin)/python -m flows.pipeline "$(SPEC)" $(if $(UNTIL),--until $(UNTIL))
 
 # Two tests at once, each on one core: threads that wait for each other cost more than they bring.
 test: export OMP_NUM_THREADS = 1

@@ -4,6 +4,7 @@ AuditError                 1  something did not hold
 ├── UserError              1  input that a person can mend
 │   ├── SpecError             a use case's YAML file
 │   ├── BadData               a source, a window, a column
+│   │   ├── NoRows            a window in which the source has none
 │   │   └── DatasetRejected   a critical rule of validation did not hold
 │   └── NotAwaiting           a model version that no person is asked about, or no more
 ├── NotFound               1  a run, an event, a model that is not on record
@@ -47,6 +48,10 @@ class SpecError(UserError):
 
 class BadData(UserError):
     """A source, window or column that a stage cannot work on."""
+
+
+class NoRows(BadData):
+    """A window in which the source has no rows, or not yet."""
 
 
 class DatasetRejected(BadData):

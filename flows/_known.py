@@ -1,11 +1,11 @@
 """What a flow needs to know of earlier runs, read from the record."""
 
 from collections.abc import Iterator
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import takewhile
 from typing import Any, NamedTuple
 
-from audit.errors import NotFound, UserError
+from audit.errors import NotFound
 from audit.events.references import DatasetVersion, ModelVersion, Window
 from audit.recording.registry import subject_of
 from audit.spec.model import Spec
@@ -89,20 +89,17 @@ def next_to_train(spec: Spec) -> Window | None:
     return spec.schedule.everything_before(months[-1].end) if months else spec.schedule.training_window()
 
 
-def next_to_score(spec: Spec) -> Window | None:
+def next_to_score(spec: Spec, today: date | None = None) -> Window | None:
     """The first month after training that has no decisions yet; None where none is left, or there are no months.
 
-    Raises UserError where the spec does not say where its months end.
+    A spec that does not say which month is its last goes on to the one before `today`'s.
     """
     if spec.schedule is None:
         return None
-    if spec.schedule.until is None:
-        raise UserError(
-            f"{spec.name} does not say which month is its last.",
-            hint="Give the spec a schedule.until, or the run a window.",
-        )
     decided = _windows("predictions.scored", spec)
-    return next((month for month in spec.schedule.months_after_training() if str(month) not in decided), None)
+    month = next((month for month in spec.schedule.months_after_training() if str(month) not in decided), None)
+    over = month and month.end <= (today or datetime.now(UTC).date())
+    return month if over or spec.schedule.until else None
 
 
 def next_to_monitor(spec: Spec) -> Window | None:

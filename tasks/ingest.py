@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from audit import record, task
 from audit.artifacts import datasets
-from audit.errors import BadData, KeyUnavailable, SpecError, StoreUnavailable
+from audit.errors import BadData, KeyUnavailable, NoRows, SpecError, StoreUnavailable
 from audit.events.payloads import Masking, Named, Source
 from audit.events.references import DatasetVersion, Window
 from audit.privacy import redact
@@ -267,17 +267,17 @@ def _refuse_bad_values(rows: "pl.DataFrame", spec: Spec) -> None:
             )
 
 
-def _no_rows(tables: Sequence[_Table], spec: Spec, window: Window | None, sample: int | None) -> BadData:
+def _no_rows(tables: Sequence[_Table], spec: Spec, window: Window | None, sample: int | None) -> NoRows:
     if window is None or spec.event_time is None:
-        return BadData(f"{spec.name} has no rows at all.", hint="Look at its sources and its query.")
+        return NoRows(f"{spec.name} has no rows at all.", hint="Look at its sources and its query.")
     times = _times(tables, spec, sample)
     if times.is_empty():
-        return BadData(f"{spec.name} has no rows at all.", hint="Look at its sources and its query.")
+        return NoRows(f"{spec.name} has no rows at all.", hint="Look at its sources and its query.")
     first, last = _day(times.min()), _day(times.max())
     side = f"the data ends {last}" if last < window.start else f"the data begins {first}"
     if first < window.start <= last:
         side = "the data has a gap there"
-    return BadData(
+    return NoRows(
         f"{in_words(window)} has no rows in {spec.name} ({side}).", hint=f"Choose a window inside {first} … {last}."
     )
 

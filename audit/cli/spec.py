@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -162,10 +163,11 @@ def _show_drafted(drafted: "Drafted", out: Path, *, as_json: bool) -> None:
     when = (
         f"by months of {spec.event_time}" if spec.schedule else f"by {spec.event_time}" if spec.event_time else "drawn"
     )
+    named = quote(str(out))
     output.show(
         output.styled(f"{out}: {spec.name}, {drafted.rows:,} rows, {len(spec.features())} features"),
         output.styled(f"target {spec.target.column} ({spec.target.kind}) · test rows {when}"),
-        output.styled(f"Next:  read its comments · audit spec show {out} · python -m flows.pipeline {out}"),
+        output.styled(f"Next:  read its comments · audit spec show {named} · make run SPEC={named}"),
     )
 
 

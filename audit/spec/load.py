@@ -458,6 +458,8 @@ def _bad_sources(spec: Spec) -> Iterator[Finding]:
             yield Finding(keys, f"source {name!r} needs a `table` or a `query` of its database, one of them.")
         elif table.database is not None and (table.package or table.format or table.null_values):
             yield Finding(keys, f"`package`, `format` and `null_values` of source {name!r} are for files.")
+        if table.decimal_comma and (table.separator or ",") == ",":
+            yield Finding((*keys, "decimal_comma"), "a comma cannot both part columns and decimals. Name `separator`.")
         if table.database and has_password(table.database):
             yield Finding(
                 (*keys, "database"),

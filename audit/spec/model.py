@@ -30,10 +30,11 @@ class SourceTable(Part):
     database."""
 
     file: str | None = None  # a file or a folder, relative to the spec's folder or to `package`
-    package: str | None = None
+    package: str | None = None  # an installed Python package that holds `file`
     format: Literal["csv", "parquet"] | None = None  # by default from the file's name; a .zip holds one file
     separator: Literal[",", ";", "|", "\t"] | None = None  # of CSV: by default a comma, a tab in .tsv
-    null_values: tuple[str, ...] = ()
+    decimal_comma: bool = False  # of CSV: 3,14 is a number; the separator is another one then
+    null_values: tuple[str, ...] = ()  # of CSV: texts that stand for a missing value
     # An SQLAlchemy URL without a password, or the name x of one that AUDIT_SOURCE_URL_X holds.
     database: str | None = None
     table: str | None = None  # of the database, `schema.table` where it needs one
@@ -52,48 +53,52 @@ class Generalised(Part):
 class Column(Part):
     """One column of the joined table: what it means, how it is handled, when it is known."""
 
-    name: str
-    dtype: Dtype
-    role: Role = "feature"  # `protected`: figures are taken apart by it, and no model sees it
+    name: str  # as the source or the `query` calls it
+    dtype: Dtype  # what its values are read as; one that cannot be stops the run
+    # `feature`: the model sees it. `key`: with the event time it tells one row from another. `protected`: figures are
+    # taken apart by it, and no model sees it. `target`, `time`, `info`: no model sees it.
+    role: Role = "feature"
+    # Whether it points at a person: `quasi` together with others, `direct` by itself; `secret` is a password or the like.
+    # By default direct and secret ones are dropped, all others kept.
     pii: Pii = "none"
-    handling: Handling | None = None  # by default from the class; the entity key is hashed
+    handling: Handling | None = None  # by default from `pii`; the entity key is hashed
     generalise: Generalised | None = None  # implies the handling of that name
     date_format: str | None = None  # of a date that is not written as ISO 8601 does, for example %d/%m/%Y
     known_at: Literal["decision", "outcome"] = "decision"  # `outcome`: known only afterwards, never a feature
-    assumption: str | None = None
-    min: float | None = None
-    max: float | None = None
-    values: tuple[str | int | bool, ...] | None = None
-    nulls: float = 1.0  # the largest share of missing values allowed
-    unique: bool = False
-    severity: Literal["warning", "critical"] = "warning"  # of the rules above
+    assumption: str | None = None  # what is taken for granted about it, in words that go on record
+    min: float | None = None  # of a number: the least value allowed
+    max: float | None = None  # of a number: the greatest value allowed
+    values: tuple[str | int | bool, ...] | None = None  # the only values allowed
+    nulls: float = 1.0  # the largest share of missing values allowed; with 0 rows without one are set aside
+    unique: bool = False  # no value stands in two rows
+    severity: Literal["warning", "critical"] = "warning"  # of `min` to `unique`: where a critical one breaks, the run stops
 
 
 class Derived(Part):
     """A column computed from others by one Polars SQL expression."""
 
-    name: str
-    sql: str
-    dtype: Dtype
-    role: Literal["feature", "target", "protected", "info", "rule"] = "feature"
-    known_at: Literal["decision", "outcome"] = "decision"
+    name: str  # of the new column; of a rule, what it is called on record
+    sql: str  # over columns and what is derived before it; a row's own values only
+    dtype: Dtype  # what the result is
+    role: Literal["feature", "target", "protected", "info", "rule"] = "feature"  # `rule`: rows must hold it
+    known_at: Literal["decision", "outcome"] = "decision"  # `outcome`: known only afterwards, never a feature
     severity: Literal["warning", "critical"] = "warning"  # of a rule: a boolean that must be true
-    assumption: str | None = None
+    assumption: str | None = None  # what is taken for granted about it, in words that go on record
 
 
 class Target(Part):
     """What is predicted: a column, and of a binary one the value that counts as positive."""
 
-    column: str
-    kind: TargetKind = "binary"
-    positive: str | int | bool = True
+    column: str  # declared or derived, with `known_at: outcome`
+    kind: TargetKind = "binary"  # one value or not, one of several, or a number
+    positive: str | int | bool = True  # of a binary one; all other values are negative
 
 
 class Rows(Part):
     """How many rows a window must have; less or more is a critical finding."""
 
-    min: int = 1
-    max: int | None = None
+    min: int = 1  # rows at least
+    max: int | None = None  # rows at most
 
 
 class Drift(Part):
@@ -101,11 +106,12 @@ class Drift(Part):
 
     watch: tuple[str, ...] = Field(min_length=1)  # columns; `score` is the model's own output
     share: float = Field(gt=0, le=1)  # fires when at least this share of watched columns drifted
+    # How the distance of a column's values is measured; for categories jensenshannon in place of wasserstein.
     method: Literal["jensenshannon", "wasserstein", "psi", "hellinger"] = "jensenshannon"
     margin: float = Field(default=1.5, ge=1)  # threshold = margin times the largest distance within the reference
     floor: float = Field(default=0.05, ge=0)  # and never under this
-    sample: int = Field(default=5_000, ge=100)
-    seed: int = 0
+    sample: int = Field(default=5_000, ge=100)  # rows compared of either side; of more so many are drawn
+    seed: int = 0  # of what is drawn
 
 
 ESTIMATORS: dict[str, tuple[TargetKind, ...]] = {
@@ -122,20 +128,20 @@ class Estimator(Part):
 
     # One of ESTIMATORS, or the dotted path of a class of yours that AUDIT_ESTIMATORS allows.
     kind: str = "hist_gradient_boosting"
-    parameters: dict[str, int | float | str | bool | None] = Field(default_factory=dict)
-    seed: int = 0
+    parameters: dict[str, int | float | str | bool | None] = Field(default_factory=dict)  # all others are its defaults
+    seed: int = 0  # its `random_state`
 
 
 class Gates(Part):
     """What a challenger must reach to be promoted; the champion is judged on the same rows."""
 
     min_auc: float | None = None  # of several classes: the mean of each against the others
-    min_accuracy: float | None = None
-    max_calibration_error: float | None = None
-    min_r2: float | None = None
-    max_mae: float | None = None
-    max_rmse: float | None = None
-    min_rows: int | None = None
+    min_accuracy: float | None = None  # share of rows decided right
+    max_calibration_error: float | None = None  # between stated and real share, mean over bins of rows
+    min_r2: float | None = None  # of a number: R², the share of its variance that is foretold
+    max_mae: float | None = None  # of a number: mean absolute error, in its unit
+    max_rmse: float | None = None  # of a number: root of the mean squared error, in its unit
+    min_rows: int | None = None  # test rows that it was judged on
     # Of the main figure (AUC, or R² of a number) over the champion; slightly below zero lets equals pass.
     min_gain: float | None = -0.005
     max_slice_gap: float | None = None  # of the main figure, between any two values of one slice column
@@ -147,16 +153,16 @@ class Split(Part):
     """Training and test rows: the last `test_share` by event time is for the test; without one, a seeded draw that
     keeps the rows of one entity together."""
 
-    test_share: float = Field(default=0.2, gt=0, lt=1)
-    seed: int = 0
+    test_share: float = Field(default=0.2, gt=0, lt=1)  # of the rows whose outcome is known
+    seed: int = 0  # of the draw
 
 
 class Schedule(Part):
     """How the composed pipeline walks through the data, by calendar month."""
 
-    train_from: date
-    train_months: int = Field(ge=1)
-    until: date | None = None  # the data's last month, by its first day
+    train_from: date  # any day of the first month to train on
+    train_months: int = Field(ge=1)  # months that the first training learns from
+    until: date | None = None  # the data's last month, by its first day; without it there is no last
 
     def training_window(self) -> Window:
         """The months of the first training."""
@@ -187,7 +193,7 @@ AlertKind = Literal[
 class Alerts(Part):
     """Which findings are told, to which targets by name, how often. Addresses come from blocks or the environment."""
 
-    on: tuple[AlertKind, ...] = get_args(AlertKind)
+    on: tuple[AlertKind, ...] = get_args(AlertKind)  # the kinds that are told
     # `default` is AUDIT_ALERT_URL, `oncall` AUDIT_ALERT_URL_ONCALL, `slack-webhook/oncall` a Prefect block: type/name.
     to: tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}(/[a-z0-9][a-z0-9_-]{0,99})?$")], ...] = ("default",)
     quiet_minutes: float = Field(default=720, ge=0)  # after a message of one kind further ones are held back: a night
@@ -197,7 +203,7 @@ class Alerts(Part):
 class Approval(Part):
     """How long a person may take to decide on a candidate, and what becomes of it when nobody did."""
 
-    hours: float = Field(default=72, gt=0)
+    hours: float = Field(default=72, gt=0)  # from when it is asked for
     unanswered: Literal["rejected", "awaiting"] = "rejected"  # `awaiting`: `audit approve` can still let it in
 
 
@@ -213,8 +219,8 @@ class Performance(Part):
 class Expectations(Part):
     """A Great Expectations project of the user's, as a folder beside the spec, and which of its suites to hold."""
 
-    project: str
-    suite: str
+    project: str  # the folder that holds `great_expectations.yml`, relative to the spec's
+    suite: str  # its name in the project
     beside: bool = True  # the spec's own rules are held as well; false: the suite stands alone
 
     @model_validator(mode="before")
@@ -231,23 +237,25 @@ class Card(Part):
     """What a model card says beyond what is on record, in the words of those who answer for the model
     (Mitchell et al. 2019, Model Cards for Model Reporting)."""
 
-    intended_use: str | None = None
-    out_of_scope: str | None = None
-    limits: str | None = None
-    ethics: str | None = None
-    owner: str | None = None
+    intended_use: str | None = None  # what the model is meant for
+    out_of_scope: str | None = None  # what it must not be used for
+    limits: str | None = None  # what to beware of, under caveats and recommendations
+    ethics: str | None = None  # whom it may harm, and what is done about it
+    owner: str | None = None  # who answers for the model
 
 
 class Spec(Part):
     """One use case. Without a `schedule` there are no months: all rows are one window, and what the model has not
     learnt from is decided on."""
 
+    # What its datasets and models are called by: up to 40 of a-z, 0-9, _ and -, a letter first.
     name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
-    title: str
+    title: str  # heads the pages about it
     sources: dict[str, SourceTable] = Field(min_length=1)
     query: str | None = None  # Polars SQL over the source tables; needed when there is more than one
+    # The column that says when: windows, months and test rows go by it, and rows without one are left out.
     event_time: str | None = None
-    entity_key: str | None = None
+    entity_key: str | None = None  # the column of whom or what a row is about; hashed, unless its own `handling` differs
     columns: tuple[Column, ...]
     derive: tuple[Derived, ...] = ()
     target: Target
@@ -256,12 +264,12 @@ class Spec(Part):
     split: Split = Split()
     estimator: Estimator = Estimator()
     gates: Gates = Gates()
-    slices: tuple[str, ...] = ()
+    slices: tuple[str, ...] = ()  # columns that figures are taken apart by, beside the protected ones
     # Binary: a score at or above it is decided positive, 0.5 by default. Several classes: a best class less probable
     # than this is left undecided. A number: at or above it is decided positive; without one the decision is the number.
     threshold: float | None = None
     schedule: Schedule | None = None
-    expectations: Expectations | None = None
+    expectations: Expectations | None = None  # in short `gx/loans`: suite `loans` of the project in `gx`
     card: Card = Card()
     alerts: Alerts = Alerts()
     approval: Literal["automatic", "manual"] = "automatic"  # `manual`: a person decides on every candidate

@@ -66,6 +66,7 @@ class OpenTable:
     size: int | None = None  # of files, in bytes
     content: Path | bytes = b""  # bytes: of the one file in an archive
     separator: str = ","
+    decimal_comma: bool = False
     null_values: tuple[str, ...] = ()
     rows: int | None = None  # of CSV files, where all could be counted
     ends_empty: bool = False  # in empty lines, which Polars would take for rows
@@ -236,7 +237,7 @@ def _open_file(name: str, table: SourceTable, path: Path, shown: str, said: str,
     separator = table.separator or ("\t" if kind in _BY_TABS else ",")
     found = OpenTable(
         name, said, shown, address(table), table.format or _FORMATS.get(kind, ""), digest, path.stat().st_size,
-        content, separator, table.null_values,
+        content, separator, table.decimal_comma, table.null_values,
     )  # fmt: skip
     if not found.format:
         fix = "Save its sheet as CSV." if kind in (".xlsx", ".xls", ".ods") else "Say which with `format`."
@@ -432,6 +433,7 @@ def _scanned(table: OpenTable, texts: Collection[str], sample: int | None) -> "p
         table.content,
         with_column_names=lambda _: header,  # in Polars' own words a doubled quotation mark of a name stays doubled
         separator=table.separator,
+        decimal_comma=table.decimal_comma,
         null_values=list(table.null_values),
         infer_schema_length=sample,
         schema_overrides={name: pl.String for name in header if name in texts},

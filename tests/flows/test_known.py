@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from audit import record
-from audit.errors import UserError
 from audit.events.payloads import OutcomeFacts, ScoringFacts, Used, used
 from audit.events.references import Window
 from audit.recording.initialise import initialise
@@ -44,9 +43,12 @@ def test_monitoring_without_an_end_takes_the_first_month_that_was_decided_on(hom
     assert known.next_to_monitor(ENDLESS) == Window.month(2024, 4)
 
 
-def test_scoring_without_an_end_or_a_window_is_told_what_to_give(home: Path) -> None:
-    with pytest.raises(UserError, match=r"Give the spec a schedule\.until, or the run a window\."):
-        known.next_to_score(ENDLESS)
+def test_scoring_without_an_end_takes_the_next_month_once_it_is_over(home: Path) -> None:
+    assert known.next_to_score(ENDLESS, date(2024, 4, 30)) is None
+    assert known.next_to_score(ENDLESS, date(2024, 5, 1)) == Window.month(2024, 4)
+
+    decide("2024-04")
+    assert known.next_to_score(ENDLESS, date(2024, 5, 31)) is None
 
 
 @pytest.mark.parametrize(

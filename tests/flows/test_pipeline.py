@@ -86,6 +86,21 @@ def test_scoring_and_monitoring_take_the_next_month_until_there_is_nothing_new(h
     assert [(state.name, state.message) for state in states] == [("Completed", "nothing new")] * 2
 
 
+def test_months_go_on_with_the_source_where_no_last_one_is_named(home: Path, use_case: UseCase) -> None:
+    schedule = {"train_from": "2024-01-01", "train_months": 5}
+    use_case.write(loans(), schedule=schedule)
+    training(use_case.spec)
+    scoring(use_case.spec)
+    waiting = scoring(use_case.spec, return_state=True)
+    assert (waiting.name, waiting.message) == ("Completed", "nothing new: 2024-07 has not come in yet")
+    with pytest.raises(BadData, match="July 2024 has no rows"):
+        scoring(use_case.spec, Window.month(2024, 7))
+
+    use_case.write(loans(days=200), schedule=schedule)
+    scoring(use_case.spec)
+    assert [f["window"] for f in facts("predictions.scored")] == ["2024-06", "2024-07"]
+
+
 def test_a_critical_finding_stops_the_run_and_is_told(
     home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
 ) -> None:

@@ -126,7 +126,8 @@ def _of_use(entry: dict[str, object], seen: Seen, found: Profile, aim: Aim, walk
         return Remarked(info | {"pii": "direct"}, "guess: free text, in which people may be named; dropped")
     if seen.dtype == "string" and seen.distinct > MAX_CATEGORIES:
         many = f"{seen.distinct:,} values in the rows looked at, too many categories to learn from"
-        return Remarked(_quasi(entry), f"{seen.note}; {many}" if seen.note else many)
+        # What nobody learns from need not be kept, and among so many texts some may lead to a person.
+        return Remarked(_quasi(entry) | {"handling": "drop"}, f"{f'{seen.note}; ' if seen.note else ''}{many}; dropped")
     if not _is_there_in_training(seen, found, aim, walk):
         return Remarked(info, "no value in the rows that the first training sees")
     suspicion = tells(seen, found, aim)
@@ -181,7 +182,8 @@ def _ends(seen: Seen) -> tuple[dict[str, object], str]:
         else:
             ends["max"] = ends["max"] if ends["max"] < alone.value else high
         rows = "1 row has" if alone.rows == 1 else f"{alone.rows:,} rows have"
-        return dict(ends), f'guess: {rows} {alone.value:g} for "not known", far from the others; set aside by its limit'
+        remedy = "set aside by its limit, unless `null_values` names it"
+        return dict(ends), f'guess: {rows} {alone.value:g} for "not known", far from the others; {remedy}'
     said = f'guess: {alone.value:g} in {alone.rows:,} rows may stand for "not known"' if alone else ""
     if seen.infinite:
         values = "1 infinite value" if seen.infinite == 1 else f"{seen.infinite:,} infinite values"

@@ -75,6 +75,10 @@ _PROTECTED: dict[str, str] = (
     | dict.fromkeys(("marital", "married", "spouse", "divorced", "widowed"), "marital status")
     | dict.fromkeys(("disability", "disabled", "handicap"), "disability")
 )
+_WRITTEN = {
+    "comment", "comments", "note", "notes", "remark", "remarks", "message", "messages", "feedback", "freetext",
+    "complaint", "kommentar", "bemerkung", "notiz", "commentaire", "comentario",
+}  # fmt: skip
 _COLOURS = {"black", "white"}  # of people only where the column says yes or no
 # Words beside `age` that leave it a person's.
 _AGE = {
@@ -115,7 +119,8 @@ _FORMS: dict[str, tuple[Pii, str]] = {
     r"^(?:gh[pousr]_|sk-|xox[abp]-|AKIA|eyJ[A-Za-z0-9_-]{10,}\.)": ("secret", "keys to some service"),
     r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$": ("quasi", "UUIDs"),
 }
-_WITHIN = r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}|\+\d[\d \-/]{8,}\d"  # an e-mail address or telephone number amid other text
+# An e-mail address or telephone number amid other text.
+_WITHIN = r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}|\+\d[\d \-/]{8,}\d|\b0\d{2,4}[ \-/]\d{5,}"
 
 
 def words(name: str) -> list[str]:
@@ -181,10 +186,15 @@ def is_birth(name: str) -> bool:
 
 
 def is_free_text(seen: Seen, values: "pl.Series") -> bool:
-    """Whether people wrote it: long, of many words, and hardly ever the same."""
-    if seen.dtype != "string" or seen.distinct <= max(FEW, seen.sampled // 20):
+    """Whether people wrote it: called so, or long, of many words, and hardly ever the same."""
+    if seen.dtype != "string" or seen.distinct <= 2:
         return False
-    text = values.drop_nulls().head(PARTIAL_ROWS)
+    if _WRITTEN.intersection(words(seen.name)):
+        return True
+    if seen.distinct <= max(FEW, seen.sampled // 20):
+        return False
+    text = values.drop_nulls().str.strip_chars()
+    text = text.filter(text != "").head(PARTIAL_ROWS)  # what a database has for nothing written
     return bool(len(text)) and float(text.str.len_chars().mean() or 0) >= FREE_TEXT  # type: ignore[arg-type]
 
 

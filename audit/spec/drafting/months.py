@@ -19,6 +19,7 @@ NONE = "none"  # what --event-time and --key take for an answer
 LEAST_MONTHS = 4
 DRIFT_ROWS = 30  # on either side of a comparison
 TEST_SHARE = 0.2
+GOES_ON = "Months go on as the table grows; `until` in the schedule would end them."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def walk_by(found: Profile, aim: Aim, times: Sequence[str]) -> Walk:
     why = f"guess: {shown(name)} is when a case came up, by its type and name.{others}"
     schedule, months = _schedule(found, aim, name)
     if schedule:
-        return Walk(name, schedule, least_rows=months, test_share=TEST_SHARE, remark=why)
+        return Walk(name, schedule, least_rows=months, test_share=TEST_SHARE, remark=f"{why} {GOES_ON}")
     known = found.sample.drop_nulls([name, aim.name]).sort(name)
     cut = known.height - max(1, round(known.height * share))
     if _can_be_learnt(known, cut, aim, name):
@@ -98,7 +99,7 @@ def _schedule(found: Profile, aim: Aim, name: str) -> tuple[dict[str, object] | 
     if not _can_be_learnt(window, cut, aim, name):
         return None, 1
     least = max(1, min(rows[each] for each in kept) // 2)
-    return {"train_from": kept[0], "train_months": training, "until": kept[-1]}, least
+    return {"train_from": kept[0], "train_months": training}, least
 
 
 def _whole_months(rows: Mapping[date, int]) -> list[date]:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 SAID = "DATA"  # what an error about it begins with
 _SEPARATORS = (",", "\t", ";", "|")
 _SQLITE = b"SQLite format 3\x00"
+LINES = 200  # in which the way numbers are written is looked for
+_COMMA, _POINT = re.compile(rb"-?\d+,\d+"), re.compile(rb"-?\d+\.\d+")
 _TEXTS = (".txt", ".dat", ".data", ".text", "")  # names that leave open what the file is
 
 
@@ -155,6 +158,8 @@ def _file(path: Path, folder: Path) -> SourceTable:
         header = begun.splitlines()[0] if begun else b""
         refuse_wide(max(header.count(mark.encode()) for mark in _SEPARATORS) + 1, path.name)
         said |= _separated(header)
+        if said.get("separator") and _has_decimal_commas(path, said["separator"]):
+            return SourceTable(**said, decimal_comma=True)
     return SourceTable(**said)
 
 
@@ -163,6 +168,13 @@ def _separated(header: bytes) -> dict[str, str]:
     counts = {mark: header.count(mark.encode()) for mark in _SEPARATORS}
     most = max(counts, key=lambda mark: counts[mark])
     return {"separator": most} if counts[most] and not counts[","] else {}
+
+
+def _has_decimal_commas(path: Path, separator: str) -> bool:
+    """Whether numbers in the first lines are written as 3,14, and none as 3.14."""
+    with path.open("rb") as file:
+        cells = [cell.strip() for line in islice(file, 1, LINES) for cell in line.split(separator.encode())]
+    return any(map(_COMMA.fullmatch, cells)) and not any(map(_POINT.fullmatch, cells))
 
 
 def _begins(path: Path) -> bytes:

@@ -119,7 +119,8 @@ def test_names_and_the_order_of_columns_count(frame: pl.DataFrame, data: st.Data
     renamed = frame.rename({frame.columns[0]: frame.columns[0] + "_longer_than_any"})
     assert datasets.digest(renamed) != datasets.digest(frame)
     order = data.draw(st.permutations(frame.columns))
-    assert (datasets.digest(frame.select(order)) == datasets.digest(frame)) is (list(order) == frame.columns)
+    reordered = pl.DataFrame([frame[name] for name in order])  # in `select` a column called * would be all of them
+    assert (datasets.digest(reordered) == datasets.digest(frame)) is (list(order) == frame.columns)
 
 
 @pytest.mark.parametrize(
