@@ -68,8 +68,8 @@ def spec() -> str:
     return f"""# Every key of a spec
 
 A spec is one YAML file that says everything the pipeline needs to know of one use case; a key that is not listed here
-is an error. Begin with `audit spec init`, which drafts one from your data, and see
-[`flows/specs/flights.yaml`](../flows/specs/flights.yaml) and [`mortgage.yaml`](../flows/specs/mortgage.yaml) for examples.
+is an error. Begin with `audit spec init`, which drafts one from your data; examples are
+[`flows/specs/flights.yaml`](../flows/specs/flights.yaml) and [`mortgage.yaml`](../flows/specs/mortgage.yaml).
 
 Written by `python docs/reference.py`; do not edit.
 
@@ -175,7 +175,7 @@ def _kind(annotation: object, link: str) -> str:
     """In words what a value of this type is in YAML; `link` leads to the section that is in it, if one is."""
     origin, inside = get_origin(annotation), get_args(annotation)
     if annotation in KINDS:
-        return KINDS[annotation]  # type: ignore[index]
+        return KINDS[annotation]
     if origin is Annotated:
         return _kind(inside[0], link)
     if origin is Literal:

@@ -58,7 +58,7 @@ class Column(Part):
     # `feature`: the model sees it. `key`: with the event time it tells one row from another. `protected`: figures are
     # taken apart by it, and no model sees it. `target`, `time`, `info`: no model sees it.
     role: Role = "feature"
-    # Whether it points at a person: `quasi` together with others, `direct` by itself; `secret` is a password or the like.
+    # Whether it points at a person: `quasi` along with others, `direct` by itself; `secret` is a password or the like.
     # By default direct and secret ones are dropped, all others kept.
     pii: Pii = "none"
     handling: Handling | None = None  # by default from `pii`; the entity key is hashed
@@ -71,7 +71,7 @@ class Column(Part):
     values: tuple[str | int | bool, ...] | None = None  # the only values allowed
     nulls: float = 1.0  # the largest share of missing values allowed; with 0 rows without one are set aside
     unique: bool = False  # no value stands in two rows
-    severity: Literal["warning", "critical"] = "warning"  # of `min` to `unique`: where a critical one breaks, the run stops
+    severity: Literal["warning", "critical"] = "warning"  # of `min` to `unique`; a broken critical one stops the run
 
 
 class Derived(Part):
@@ -255,7 +255,7 @@ class Spec(Part):
     query: str | None = None  # Polars SQL over the source tables; needed when there is more than one
     # The column that says when: windows, months and test rows go by it, and rows without one are left out.
     event_time: str | None = None
-    entity_key: str | None = None  # the column of whom or what a row is about; hashed, unless its own `handling` differs
+    entity_key: str | None = None  # the column of whom or what a row is about; hashed unless `handling` differs
     columns: tuple[Column, ...]
     derive: tuple[Derived, ...] = ()
     target: Target
