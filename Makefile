@@ -53,7 +53,7 @@ automations: $(ready)
 
 # The standard library's venv, then uv from the package index, then the lock: no tool is expected beforehand.
 $(ready): requirements.lock pyproject.toml
-	@echo "Making .venv (about 1.5 GB, once)"
+	@echo "Making .venv (about 2 GB, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
 	@$(PYTHON) -m venv .venv
 	@$(bin)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv

@@ -28,7 +28,7 @@ from audit.spec import model
 from audit.spec.model import ESTIMATORS, Part, Spec
 
 DOCS = Path(__file__).parent
-KINDS = {str: "text", int: "integer", float: "number", bool: "true or false", datetime.date: "date"}
+KINDS = {str: "text", int: "integer", float: "number", bool: "boolean", NoneType: "null", datetime.date: "date"}
 NOTHING = "–"
 
 
@@ -84,8 +84,8 @@ def sections() -> dict[str, type[Part]]:
 def meanings(part: type[Part]) -> dict[str, str]:
     """What each key of a section means: its comment in the source, or how the section that it holds begins."""
     written = {key: _commented(part).get(key) or _begins(field) for key, field in part.model_fields.items()}
-    estimators = "; ".join(f"`{kind}` ({', '.join(targets)})" for kind, targets in ESTIMATORS.items())
-    return {key: re.sub(r"\bESTIMATORS\b", estimators, text) for key, text in written.items()}
+    estimators = ", ".join(f"`{kind}` ({', '.join(targets)})" for kind, targets in ESTIMATORS.items())
+    return {key: _sentence(re.sub(r"\bESTIMATORS\b", estimators, text)) for key, text in written.items()}
 
 
 def _shape(payload: type[Payload]) -> str:
@@ -168,7 +168,10 @@ def _may_be(field: FieldInfo, path: str, key: str) -> str:
     inner = _part_of(field.annotation)
     within = f"{path}.{key}" if path != "spec" else key
     link = f"[{within}](#{re.sub(r'[^a-z_]', '', within)})" if inner else ""
-    return ", ".join([_kind(field.annotation, link), *_bounds(field.metadata)])
+    several = get_origin(field.annotation) in (Union, UnionType)
+    ways = get_args(field.annotation) if several else (field.annotation,)
+    kind = _either([_kind(way, link) for way in ways if way is not NoneType])  # null is what it is by default
+    return ", ".join([kind, *_bounds(field.metadata)])
 
 
 def _kind(annotation: object, link: str) -> str:
@@ -181,11 +184,11 @@ def _kind(annotation: object, link: str) -> str:
     if origin is Literal:
         return _either([f"`{_yaml(value)}`" for value in inside])
     if origin in (Union, UnionType):
-        return _either([_kind(one, link) for one in inside if one is not NoneType])
+        return _either([_kind(one, link) for one in inside])
     if origin is tuple:
         return f"list of {_kind(inside[0], link)}"
     if origin is dict:
-        return f"by name: {_kind(inside[1], link)}"
+        return f"for each name: {_kind(inside[1], link)}"
     assert link, f"nobody said how {annotation} is called"
     return link
 
@@ -206,7 +209,7 @@ def _bounds(metadata: Collection[object]) -> Iterator[str]:
             case Le(le=limit):
                 yield f"at most {limit}"
             case MinLen(min_length=count):
-                yield f"at least {count} of them"
+                yield "at least one" if count == 1 else f"at least {count} of them"
 
 
 def _default(field: FieldInfo) -> str:
@@ -215,7 +218,7 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
     if default is None or isinstance(default, Part):
         return NOTHING
-    if default == get_args(get_args(field.annotation)[0] if get_args(field.annotation) else None):
+    if default and default == get_args(next(iter(get_args(field.annotation)), None)):
         return "all of them"
     return f"`{_yaml(default)}`"
 
@@ -227,6 +230,10 @@ def _yaml(value: object) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_yaml, value))}]"
     return json.dumps(value)
+
+
+def _sentence(text: str) -> str:
+    return text and f"{text[0].upper()}{text[1:].removesuffix('.')}."
 
 
 def _cell(text: str) -> str:

@@ -69,7 +69,7 @@ class Column(Part):
     min: float | None = None  # of a number: the least value allowed
     max: float | None = None  # of a number: the greatest value allowed
     values: tuple[str | int | bool, ...] | None = None  # the only values allowed
-    nulls: float = 1.0  # the largest share of missing values allowed; with 0 rows without one are set aside
+    nulls: float = 1.0  # the largest share of missing values allowed; with 0, rows without one are set aside
     unique: bool = False  # no value stands in two rows
     severity: Literal["warning", "critical"] = "warning"  # of `min` to `unique`; a broken critical one stops the run
 
@@ -135,9 +135,9 @@ class Estimator(Part):
 class Gates(Part):
     """What a challenger must reach to be promoted; the champion is judged on the same rows."""
 
-    min_auc: float | None = None  # of several classes: the mean of each against the others
+    min_auc: float | None = None  # under the ROC curve; of several classes the mean of each against the others
     min_accuracy: float | None = None  # share of rows decided right
-    max_calibration_error: float | None = None  # between stated and real share, mean over bins of rows
+    max_calibration_error: float | None = None  # mean distance of stated probability from what came, by bins
     min_r2: float | None = None  # of a number: R², the share of its variance that is foretold
     max_mae: float | None = None  # of a number: mean absolute error, in its unit
     max_rmse: float | None = None  # of a number: root of the mean squared error, in its unit
