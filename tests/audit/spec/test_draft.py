@@ -96,7 +96,7 @@ def said(data: Path, **wished: Any) -> str:
         ("notes", lambda i: f"the customer {i} said that they would pay it back", {"pii": "direct"}, "free text"),
         ("remark", lambda i: "ask bob@example.org" if i == 7 else "-", {"pii": "direct"}, "text with e-mail addresses"),
         ("comment", lambda i: ["", "he calls", "Eva", "ok"][i % 4], {"pii": "direct"}, "free text"),
-        ("said", lambda i: ["", f"customer {i} wants to pay by the end of next May"][i % 2], {"pii": "direct"}, "free text"),
+        ("said", lambda i: ["", f"{i} wants to pay it all by the end of May"][i % 2], {"pii": "direct"}, "free text"),
         ("reply", lambda i: ["no", f"call 0664 8843{i:03d}"][i % 2], {"pii": "direct"}, "telephone numbers in"),
         ("dealer", lambda i: f"dealer no. {i % 300}", {"role": "info", "handling": "drop"}, "300 values in the rows"),
         ("country", lambda i: "DE", {"role": "info"}, "one value in every row"),
