@@ -159,19 +159,19 @@ def _told(content: Any) -> str:
         case {"string_template": {"template": str(words), "params": dict(params)}}:
             return _filled(words, params)
         case {"string_template": {"template": str(words)}}:
-            return escape(words)
+            return escape(redact.text(words))
         case {"content_block_type": "table"}:
             return _table(content)
         case dict():
             return ""  # a picture
-    return escape(str(content))
+    return escape(redact.text(str(content)))
 
 
 def _filled(words: str, params: Mapping[str, Any]) -> str:
-    return Template(escape(words)).safe_substitute(dict(_parameters(params))).strip()
+    return Template(escape(redact.text(words))).safe_substitute(dict(_parameters(params))).strip()
 
 
 def _parameters(params: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     sign = _SIGNS.get(str(params.get("markdown_status_icon")), "could not be checked")
     for name, value in params.items():
-        yield name, sign if name == "icon" else f'<span class="badge">{escape(str(value))}</span>'
+        yield name, sign if name == "icon" else f'<span class="badge">{escape(redact.text(str(value)))}</span>'

@@ -54,7 +54,7 @@ def test_a_day_with_make_ui(make_ui, visits):
     at = beside.noted(local.home)
     assert server.get(f"{at[beside.EVIDENTLY]}/api/projects").json()[0]["name"] == "visits"
     docs, months = linked(api, "visits-validation", "Data Docs"), linked(api, "visits-drift", "month by month")
-    assert "Validation of visits" in server.get(docs).raise_for_status().text
+    assert "Validation of Visits that end in a sale" in server.get(docs).raise_for_status().text
     assert server.get(months).is_success and months.startswith(at[beside.EVIDENTLY])
     assert docs.removeprefix(at[beside.REPORTS]) in server.get(at[beside.REPORTS]).text
 

@@ -217,6 +217,16 @@ def test_no_value_of_a_row_is_in_the_record_or_in_the_data_docs(home: Path) -> N
         assert "987654321" not in written and "987,654,321" not in written
 
 
+def test_an_address_or_a_token_among_a_rule_s_limits_is_nowhere_to_be_read(home: Path) -> None:
+    mail, token = "jane.doe@example.org", "ghp_16C7e42F292c6912E7710c838347Ae178B4a"
+    listed = Column(name="contact", dtype="string", values=(mail, token))
+    written = Derived(name="not_jane", sql=f"contact <> '{mail}'", dtype="boolean", role="rule")
+    page = page_of(pl.DataFrame({"contact": ["x", "y"]}), spec_of(listed, derive=[written]))
+    (event,) = read.events(open_store(), types=("dataset.validated",))
+    for secret in (mail, token):
+        assert secret not in page and secret not in json.dumps(event.payload)
+
+
 def page_of(frame: pl.DataFrame, spec: Spec) -> str:
     """The page of a validation, which may have been rejected."""
     with suppress(DatasetRejected):
