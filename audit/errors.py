@@ -5,6 +5,7 @@ AuditError                 1  something did not hold
 │   ├── SpecError             a use case's YAML file
 │   ├── BadData               a source, a window, a column
 │   │   ├── NoRows            a window in which the source has none
+│   │   │   └── NotYet        and after which it has none either
 │   │   └── DatasetRejected   a critical rule of validation did not hold
 │   └── NotAwaiting           a model version that no person is asked about, or no more
 ├── NotFound               1  a run, an event, a model that is not on record
@@ -51,7 +52,11 @@ class BadData(UserError):
 
 
 class NoRows(BadData):
-    """A window in which the source has no rows, or not yet."""
+    """A window in which the source has no rows."""
+
+
+class NotYet(NoRows):
+    """A window that begins after the source's last row."""
 
 
 class DatasetRejected(BadData):

@@ -106,6 +106,8 @@ def checked(specs: Sequence[Path] | None, timezone: str) -> list[Case]:
 def as_runs_name_it(spec: Path) -> str:
     """Relative to this folder, which runs begin in, where the spec is in it: a container has that elsewhere."""
     place = spec.parent.resolve() / spec.name  # a link stays one: sources are sought beside it
+    if "{{" in str(place):
+        raise UserError(f"{spec}: Prefect takes {{{{ in a path for a variable.", hint="Move or rename the spec.")
     return str(place.relative_to(CLONE) if place.is_relative_to(CLONE) else place)
 
 

@@ -89,17 +89,18 @@ def next_to_train(spec: Spec) -> Window | None:
     return spec.schedule.everything_before(months[-1].end) if months else spec.schedule.training_window()
 
 
-def next_to_score(spec: Spec, today: date | None = None) -> Window | None:
-    """The first month after training that has no decisions yet; None where none is left, or there are no months.
-
-    A spec that does not say which month is its last goes on to the one before `today`'s.
-    """
+def months_to_score(spec: Spec, today: date | None = None) -> Iterator[Window]:
+    """The months after training that are over and have no decisions yet; of one that goes on, the rest never would."""
     if spec.schedule is None:
-        return None
-    decided = _windows("predictions.scored", spec)
-    month = next((month for month in spec.schedule.months_after_training() if str(month) not in decided), None)
-    over = month and month.end <= (today or datetime.now(UTC).date())
-    return month if over or spec.schedule.until else None
+        return
+    decided, now = _windows("predictions.scored", spec), today or datetime.now(UTC).date()
+    over = takewhile(lambda month: month.end <= now, spec.schedule.months_after_training())
+    yield from (month for month in over if str(month) not in decided)
+
+
+def next_to_score(spec: Spec, today: date | None = None) -> Window | None:
+    """The first of those months; None where none is left, or there are no months."""
+    return next(months_to_score(spec, today), None)
 
 
 def next_to_monitor(spec: Spec) -> Window | None:

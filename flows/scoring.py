@@ -6,7 +6,7 @@ from prefect import State
 from prefect.states import Completed
 
 from audit import DatasetVersion, flow
-from audit.errors import NoRows
+from audit.errors import NoRows, NotYet
 from audit.events.references import Window
 from audit.spec.model import Spec
 from flows import _known as known
@@ -33,13 +33,13 @@ def scoring(spec_file: str = SHIPPED, window: Window | None = None) -> DatasetVe
             no months: every row is decided on that the champion has not learnt from.
     """
     spec = begin(spec_file)
-    asked = window is not None
-    window = window or known.next_to_score(spec)
     if window is None and spec.schedule:
-        return Completed(message="nothing new")
-    ingested = come_in(spec, window, asked=asked)
-    if ingested is None:
-        return Completed(message=f"nothing new: {window} has not come in yet")
+        found = next_rows(spec)
+        if found is None:
+            return Completed(message="nothing new")
+        window, ingested = found
+    else:
+        ingested = ingest(spec, window)
     rows = build_features(validate(ingested, spec), spec)
     champion = known.champion_of(spec)
     if spec.schedule is None:
@@ -51,11 +51,16 @@ def scoring(spec_file: str = SHIPPED, window: Window | None = None) -> DatasetVe
     return decisions
 
 
-def come_in(spec: Spec, window: Window | None, *, asked: bool) -> DatasetVersion | None:
-    """The window's rows; None where nobody asked for it, and months go on as the source grows, and it has none yet."""
-    try:
-        return ingest(spec, window)
-    except NoRows:
-        if asked or spec.schedule is None or spec.schedule.until:
-            raise
-        return None
+def next_rows(spec: Spec) -> tuple[Window, DatasetVersion] | None:
+    """The next month without decisions, and its rows; None where none is left, or none has come in yet.
+
+    A month that the source has left out stops none that came after it: its failed task run is on record.
+    """
+    for month in known.months_to_score(spec):
+        try:
+            return month, ingest(spec, month)
+        except NotYet:
+            return None
+        except NoRows:
+            continue
+    return None

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 # The figure that a model of each kind is judged by first, greater being better.
 MAIN: dict[TargetKind, str] = {"binary": "auc", "multiclass": "auc", "regression": "r2"}
 IN_UNITS = ("mae", "rmse", "median_absolute_error", "bias")  # of the target, which may be millions or thousandths
-PROBABILITY = "p:"  # and the class: a column of the decisions on several
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,7 +200,9 @@ def residuals(predicted: "Floats", outcome: "Floats") -> Markup:
     middle = [float(np.median(predicted[part])) for part in parts]
     low, median, high = (np.array([np.quantile(missed[part], q) for part in parts]) for q in (0.05, 0.5, 0.95))
     bounds = np.quantile(missed, [0.005, 0.995])
-    counts, edges = np.histogram(np.clip(missed, *bounds), 30)
+    if not bounds[1] - bounds[0] > 1e-9 * np.abs(bounds).max():  # all alike, as far as 30 bars could tell
+        bounds = bounds.mean() + np.array([-0.5, 0.5]) * max(1.0, 1e-9 * np.abs(bounds).max())
+    counts, edges = np.histogram(np.clip(missed, *bounds), np.linspace(float(bounds[0]), float(bounds[1]), 31))
 
     def draw(figure: "Figure") -> None:
         left, right = _panels(figure, 2, height=3.7, left=0.85)

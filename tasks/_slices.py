@@ -87,7 +87,7 @@ def groups_measured(sliced: Sequence[Metric], figure: str) -> Counter[str]:
 
 def column_of(metric: Metric) -> str:
     """`race` of the slice `race=black`."""
-    return str(metric.slice).partition("=")[0]
+    return metric.by or str(metric.slice).partition("=")[0]
 
 
 def _slices_of(column: str, frame: "pl.DataFrame", judged: Judged, spec: Spec) -> Iterator[Metric]:
@@ -115,7 +115,7 @@ def _slices_of(column: str, frame: "pl.DataFrame", judged: Judged, spec: Spec) -
     for value in values:
         for name in figures:
             if not math.isnan(measured := float(found.loc[value, name])):
-                yield Metric(name=name, value=measured, slice=f"{column}={value}", rows=sizes[value])
+                yield Metric(name=name, value=measured, slice=f"{column}={value}", by=column, rows=sizes[value])
 
 
 def _groups(column: str, frame: "pl.DataFrame", spec: Spec) -> "pl.Series":

@@ -419,7 +419,9 @@ def _over_bins(name: str, before: "pl.Series", now: "pl.Series") -> Distribution
     both = pl.concat([before.cast(pl.Float64), now.cast(pl.Float64)])
     low, high = (float(both.quantile(at) or 0.0) for at in (0.01, 0.99))
     whole = before.dtype.is_integer() and now.dtype.is_integer()
-    if (whole and high - low < PARTS) or low == high:
+    if low == high or not high - low > abs(high) * 1e-9:  # apart by less than such bins could tell
+        edges = np.array([low - max(0.5, abs(low) * 1e-9), high + max(0.5, abs(high) * 1e-9)])
+    elif whole and high - low < PARTS:
         edges = np.arange(np.floor(low), np.floor(high) + 2) - 0.5
     else:
         edges = np.linspace(low, high, PARTS + 1)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from audit import record, task
 from audit.artifacts import datasets
-from audit.errors import BadData, KeyUnavailable, NoRows, SpecError, StoreUnavailable
+from audit.errors import BadData, KeyUnavailable, NoRows, NotYet, SpecError, StoreUnavailable
 from audit.events.payloads import Masking, Named, Source
 from audit.events.references import DatasetVersion, Window
 from audit.privacy import redact
@@ -277,7 +277,8 @@ def _no_rows(tables: Sequence[_Table], spec: Spec, window: Window | None, sample
     side = f"the data ends {last}" if last < window.start else f"the data begins {first}"
     if first < window.start <= last:
         side = "the data has a gap there"
-    return NoRows(
+    kind = NotYet if last < window.start else NoRows
+    return kind(
         f"{in_words(window)} has no rows in {spec.name} ({side}).", hint=f"Choose a window inside {first} … {last}."
     )
 

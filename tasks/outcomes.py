@@ -14,11 +14,12 @@ from pydantic import BaseModel, ConfigDict
 from audit import record, task
 from audit.events.payloads import Metric, Named, OutcomeFacts, called, used
 from audit.events.references import DatasetVersion, ModelVersion, Window
+from audit.spec.load import PROBABILITY
 from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
-from tasks._frames import MAIN, PROBABILITY, Predicted, figure, with_interval
+from tasks._frames import MAIN, Predicted, figure, with_interval
 from tasks._judging import SEED, judge, varied, with_intervals
 
 if TYPE_CHECKING:

@@ -22,10 +22,10 @@ from audit.events.canonical import clean
 from audit.events.event import uuid7, uuid8
 from audit.events.payloads import Named, RowFailure, ScoringFacts, used
 from audit.events.references import DatasetVersion, ModelVersion, Window
-from audit.spec.load import where
+from audit.spec.load import PROBABILITY, is_of_decisions, where
 from audit.spec.model import Spec
 from tasks import _frames as frames
-from tasks._frames import PROBABILITY, Predicted
+from tasks._frames import Predicted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,9 +43,6 @@ EMPTY = "no feature has a value"
 INFINITE = "a feature is infinite"
 MOST_BLAMED = 100  # rows that the model raises on; more is a fault of the batch, and looking for each takes too long
 NO_SCORE = "the model gives no finite score"
-
-# What a decision has beside the inputs; no feature may have such a name.
-DECISION = ("decision_id", "row", "score", "decision", "error", "model", "model_version", "model_digest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,8 +245,7 @@ def _probabilities(found: Scored) -> "Iterator[pl.Series]":
 
 def _check_names(spec: Spec) -> None:
     given = [name for name in (*spec.features(), spec.event_time, *spec.row_keys()) if name]
-    several = spec.target.kind == "multiclass"
-    taken = [name for name in given if name in DECISION or (several and name.startswith(PROBABILITY))]
+    taken = [name for name in given if is_of_decisions(name, spec.target.kind)]
     if taken:
         raise SpecError(
             f"{where(spec)}: {taken[0]!r} is a column of ours in the decisions.", hint="Give yours another name."

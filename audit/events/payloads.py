@@ -269,7 +269,8 @@ class Metric(Payload):
     value: float
     low: float | None = None
     high: float | None = None
-    slice: str | None = None
+    slice: str | None = None  # `race=black`
+    by: str | None = None  # the slice's column: names and values may have the sign in them
     rows: int | None = None
 
 

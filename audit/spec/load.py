@@ -20,7 +20,7 @@ from yaml.constructor import ConstructorError
 
 from audit.errors import BadData, SpecError
 from audit.events.canonical import canonical, clean, digest_of
-from audit.spec.model import ESTIMATORS, Column, Dtype, Handling, SourceTable, Spec
+from audit.spec.model import ESTIMATORS, Column, Dtype, Handling, SourceTable, Spec, TargetKind
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,6 +30,9 @@ MAX_NODES = 20_000  # of the document with its aliases followed
 MAX_DEPTH = 20
 CONFIGURATION = "great_expectations.yml"  # what makes a folder a project of Great Expectations
 SCORE = "score"  # the model's own output, among the watched columns
+PROBABILITY = "p:"  # and the class: a column of the decisions on several
+# What a decision has beside its inputs; nothing that is kept with it may have such a name.
+DECISION = ("decision_id", "row", SCORE, "decision", "error", "model", "model_version", "model_digest")
 
 # Polars' words for what is wrong whatever columns the tables have.
 _ABOUT_SYNTAX = ("sql parser error", "unsupported", "one (and only one)")
@@ -363,6 +366,7 @@ def _section(annotation: object) -> type[BaseModel] | None:
 def _contradictions(spec: Spec) -> Iterator[Finding]:
     """What is well formed and cannot be meant."""
     yield from _double_names(spec)
+    yield from _taken_names(spec)
     yield from _unknown_names(spec)
     yield from _bad_limits(spec)
     yield from _bad_sources(spec)
@@ -383,6 +387,19 @@ def _double_names(spec: Spec) -> Iterator[Finding]:
         if cannot_be_named(name):
             yield Finding(keys, f"no column can be called {name!r}. Rename it in the source.")
         seen.add(name)
+
+
+def is_of_decisions(name: str, kind: TargetKind) -> bool:
+    """Whether the decisions on a target of this kind have a column of that name."""
+    return name in DECISION or (kind == "multiclass" and name.startswith(PROBABILITY))
+
+
+def _taken_names(spec: Spec) -> Iterator[Finding]:
+    """Features, keys and times that would stand beside a column of ours in the decisions."""
+    kept = {*spec.features(), *spec.row_keys(), spec.event_time}
+    for keys, name in _defined(spec):
+        if name in kept and name != SCORE and is_of_decisions(name, spec.target.kind):
+            yield Finding(keys, f"{name!r} is a column of ours in the decisions. Give yours another name.")
 
 
 def cannot_be_named(name: str) -> bool:

@@ -170,6 +170,9 @@ def _drift(spec: Spec) -> Lines:
 
 def _performance(spec: Spec) -> Lines:
     wanted = spec.performance
+    if not (spec.event_time or spec.row_keys()):
+        yield "never: by no key and no time could an outcome that comes later be joined to its decision"
+        return
     due = "at once" if not wanted.delay_days else f"{_counted(wanted.delay_days, 'day')} after the window's end"
     yield f"{due}, where {wanted.min_known:.0%} of the outcomes are known"
     yield f"decayed where the main figure is more than {wanted.max_loss:g} below that at promotion"

@@ -49,6 +49,12 @@ def test_scoring_without_an_end_takes_the_next_month_once_it_is_over(home: Path)
 
     decide("2024-04")
     assert known.next_to_score(ENDLESS, date(2024, 5, 31)) is None
+    assert [str(month) for month in known.months_to_score(ENDLESS, date(2024, 7, 1))] == ["2024-05", "2024-06"]
+
+
+def test_a_month_that_goes_on_is_not_decided_on_though_the_schedule_ends_later(home: Path) -> None:
+    schedule = {"train_from": "2024-01-01", "train_months": 3, "until": "2024-12-01"}
+    assert known.next_to_score(Spec.model_validate(SPEC | {"schedule": schedule}), date(2024, 4, 20)) is None
 
 
 @pytest.mark.parametrize(

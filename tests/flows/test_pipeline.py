@@ -92,13 +92,13 @@ def test_months_go_on_with_the_source_where_no_last_one_is_named(home: Path, use
     training(use_case.spec)
     scoring(use_case.spec)
     waiting = scoring(use_case.spec, return_state=True)
-    assert (waiting.name, waiting.message) == ("Completed", "nothing new: 2024-07 has not come in yet")
+    assert (waiting.name, waiting.message) == ("Completed", "nothing new")
     with pytest.raises(BadData, match="July 2024 has no rows"):
         scoring(use_case.spec, Window.month(2024, 7))
 
-    use_case.write(loans(days=200), schedule=schedule)
+    use_case.write([row for row in loans(days=230) if row["applied"].month != 7], schedule=schedule)
     scoring(use_case.spec)
-    assert [f["window"] for f in facts("predictions.scored")] == ["2024-06", "2024-07"]
+    assert [f["window"] for f in facts("predictions.scored")] == ["2024-06", "2024-08"], "July was left out"
 
 
 def test_a_critical_finding_stops_the_run_and_is_told(

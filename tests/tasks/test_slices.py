@@ -119,3 +119,11 @@ def test_the_gap_is_between_values_of_one_column_in_one_figure():
 def test_where_no_group_has_enough_rows_there_is_no_slice():
     empty = pl.DataFrame({"region": ["a"] * 5})
     assert slices(empty, judge(np.array([0, 1, 0, 1, 0]), Predicted(np.full(5, 0.5)), BY_REGION), BY_REGION) == []
+
+
+def test_a_column_and_a_value_may_have_the_sign_of_equality_in_them():
+    frame = pl.DataFrame({"pay=low": ["<=50", ">50"] * 100, "pay=high": ["<=50"] * 200})
+    spec = BY_REGION.model_copy(update={"slices": ("pay=low", "pay=high")})
+    found = slices(frame, judge(*drawn("binary", 200), spec), spec)
+    gap = widest_gap(found, "selection_rate")
+    assert gap and gap.column == "pay=low" and {value for value, _ in gap.ends()} == {"<=50", ">50"}

@@ -10,6 +10,7 @@ from audit.spec.drafting.leaks import tells
 from audit.spec.drafting.months import Walk, next_month
 from audit.spec.drafting.profile import Profile, Seen
 from audit.spec.drafting.target import Aim
+from audit.spec.load import is_of_decisions
 
 MAX_CATEGORIES = 100  # of a text that a model can use
 LEAST_KNOWN = 10  # values of a column that a model is to learn from
@@ -29,11 +30,15 @@ def entry_of(seen: Seen, found: Profile, aim: Aim, walk: Walk, key: str | None) 
         return Remarked(entry | {"role": "time"} | nulls, remark)
     if seen.known == 0:
         return Remarked(entry | {"role": "info", "handling": "drop"}, "no row has a value")
+    if is_of_decisions(seen.name, aim.kind):
+        return Remarked(
+            entry | {"role": "info"}, "a name that decisions have for a column of ours: rename it to use it"
+        )
     values = found.sample[seen.name]
     told = guesses.personal(seen, values)
     if told and told.pii in ("direct", "secret"):
-        remark = f"guess: {told.what}, {told.reason}; dropped"
-        return Remarked(entry | {"role": "info", "pii": told.pii}, remark)
+        remark = f"guess: {told.what}, {told.reason}; {'hashed, for it is the key' if seen.name == key else 'dropped'}"
+        return Remarked(entry | {"role": "key" if seen.name == key else "info", "pii": told.pii}, remark)
     if seen.name == key:
         return Remarked(entry | {"role": "key", "pii": "quasi"}, "")
     return _nothing_to_learn(entry, seen) or _about_people(entry, seen, told) or _of_use(entry, seen, found, aim, walk)

@@ -49,6 +49,11 @@ _DIRECT: dict[str, str] = (
     | dict.fromkeys(("ssn", "nino", "passport", "taxid", "itin", "cpf", "dni"), "an identity number")
     | dict.fromkeys(("address", "addr", "street", "adresse", "strasse"), "an address")
     | dict.fromkeys(("surname", "forename", "lastname", "firstname", "fullname", "username", "nickname"), "a name")
+    | dict.fromkeys(
+        ("vorname", "nachname", "familienname", "nom", "prenom", "nombre", "apellido", "cognome", "naam"), "a name"
+    )
+    | dict.fromkeys(("telefon", "handy", "telefono", "telephon"), "a telephone number")
+    | dict.fromkeys(("svnr", "steuernummer"), "an identity number")
     | dict.fromkeys(("ip", "ipaddress", "ipaddr"), "an internet address")
     | dict.fromkeys(("creditcard", "cardnumber", "pan"), "a card number")
     | dict.fromkeys(("signature", "photo", "selfie"), "a person's likeness")
@@ -61,12 +66,26 @@ _DIRECT_PAIRS: dict[tuple[str, str], str] = {
     ("cell", "number"): "a telephone number",
 }  # fmt: skip
 _QUASI: dict[str, str] = (
-    dict.fromkeys(("birth", "dob", "birthdate", "birthday", "birthyear", "born", "yob"), "a date of birth")
+    dict.fromkeys(
+        (
+            "birth",
+            "dob",
+            "birthdate",
+            "birthday",
+            "birthyear",
+            "born",
+            "yob",
+            "geburtsdatum",
+            "geburtstag",
+            "geburtsjahr",
+        ),
+        "a date of birth",
+    )
     | dict.fromkeys(("zip", "zipcode", "postcode", "postal", "postalcode", "plz"), "a postcode")
     | dict.fromkeys(("lat", "latitude", "lon", "lng", "long", "longitude"), "a place")
 )
 _PROTECTED: dict[str, str] = (
-    dict.fromkeys(("sex", "gender", "male", "female"), "sex")
+    dict.fromkeys(("sex", "gender", "male", "female", "geschlecht"), "sex")
     | dict.fromkeys(
         ("race", "ethnic", "ethnicity", "black", "hispanic", "hispan", "latino", "white", "asian"), "origin"
     )
@@ -78,6 +97,12 @@ _PROTECTED: dict[str, str] = (
 _WRITTEN = {
     "comment", "comments", "note", "notes", "remark", "remarks", "message", "messages", "feedback", "freetext",
     "complaint", "kommentar", "bemerkung", "notiz", "commentaire", "comentario",
+}  # fmt: skip
+# Words beside `name` of what is no person.
+_THINGS = {
+    "product", "item", "brand", "company", "store", "shop", "file", "column", "table", "city", "country", "state",
+    "region", "county", "place", "school", "plan", "model", "species", "category", "campaign", "event", "device",
+    "branch", "department", "project", "host", "domain", "tariff", "type", "class", "group",
 }  # fmt: skip
 _COLOURS = {"black", "white"}  # of people only where the column says yes or no
 # Words beside `age` that leave it a person's.
@@ -102,7 +127,8 @@ _MOMENTS = (
     "date", "time", "day", "month", "at", "on", "ts", "dt",
 )  # fmt: skip
 _LATER = {
-    "birth", "dob", "born", "birthday", "birthdate", "end", "ended", "closed", "close", "closing", "updated", "update",
+    "birth", "geburtsdatum", "geburtstag", "dob", "born", "birthday", "birthdate",
+    "end", "ended", "closed", "close", "closing", "updated", "update",
     "modified", "changed", "expiry", "expires", "expiration", "maturity", "delivered", "delivery", "returned", "due",
     "until", "default", "defaulted", "paid", "payment", "settled", "settlement", "resolved", "discharge", "discharged",
     "death", "died", "cancelled", "canceled", "churn", "churned", "last", "finished", "completed", "arrival", "exit",
@@ -137,6 +163,8 @@ def personal(seen: Seen, values: "pl.Series") -> Personal | None:
 def protected(seen: Seen) -> str | None:
     """Which protected attribute the column's name speaks of: age, sex, origin, religion, marital status, disability."""
     said = words(seen.name)
+    if "name" in said:
+        return None  # the spouse's, say
     if "age" in said and set(said) <= _AGE and seen.dtype in ("integer", "float", "string"):
         return "age"
     for word in said:
@@ -205,19 +233,19 @@ def _by_name(seen: Seen) -> Personal | None:
         return Personal("secret", "a secret", "by its name")
     direct = next((_DIRECT[word] for word in (*said, joined) if word in _DIRECT), None)
     direct = direct or next((_DIRECT_PAIRS[pair] for pair in pairs if pair in _DIRECT_PAIRS), None)
-    if direct is None and "name" in said and (len(said) == 1 or _PERSON.intersection(said)):
+    if direct is None and "name" in said and not _THINGS.intersection(said):
         direct = "a name"
-    if direct and _may_be_personal(seen):
+    if direct and _may_be_personal(seen, direct):
         return Personal("direct", direct, "by its name")
     if quasi := next((_QUASI[word] for word in (*said, joined) if word in _QUASI), None):
         return Personal("quasi", quasi, "by its name") if _may_be_quasi(seen, quasi, said) else None
     return None
 
 
-def _may_be_personal(seen: Seen) -> bool:
+def _may_be_personal(seen: Seen, what: str) -> bool:
     """Text, or numbers of many digits; a yes or no about it, or a few kinds of it, is not the thing itself."""
     if seen.dtype == "string":
-        return not 2 <= seen.distinct <= FEW or seen.sampled < 10 * FEW
+        return what == "a name" or not 2 <= seen.distinct <= FEW or seen.sampled < 10 * FEW
     return _has_many_digits(seen)
 
 

@@ -136,7 +136,7 @@ def profile(read: Read, said: str, *, texts: bool) -> Profile:
         columns = _verified(look, found)
         whole = look.frame.select(cast(column) for column in columns)
         sample = look.sample.select(cast(column) for column in columns)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, ValueError, OverflowError) as error:  # a date outside of Python's years, say
         raise unreadable(error, said) from None
     missing = _missing_words(look.sample.select(c.name for c in columns if c.dtype == "string")) if texts else ()
     return Profile(look.rows, tuple(columns), sample, whole, left_out, missing)

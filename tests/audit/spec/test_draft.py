@@ -20,7 +20,7 @@ from audit.spec.check import problems
 from audit.spec.draft import Drafted, Wish
 from audit.spec.drafting import profile
 from audit.spec.load import parse_spec
-from audit.spec.model import Column, Spec
+from audit.spec.model import Column, Generalised, Spec
 from tests.audit.spec.hostile import as_csv, frames
 
 ROWS = 400
@@ -98,6 +98,12 @@ def said(data: Path, **wished: Any) -> str:
         ("comment", lambda i: ["", "he calls", "Eva", "ok"][i % 4], {"pii": "direct"}, "free text"),
         ("said", lambda i: ["", f"{i} wants to pay it all by the end of May"][i % 2], {"pii": "direct"}, "free text"),
         ("reply", lambda i: ["no", f"call 0664 8843{i:03d}"][i % 2], {"pii": "direct"}, "telephone numbers in"),
+        ("vorname", lambda i: ["Ada", "Eva"][i % 2], {"pii": "direct"}, "a name, by its name; dropped"),
+        ("doctor_name", lambda i: ["Ada Smith", "Eva Eder"][i % 2], {"pii": "direct"}, "a name, by its name"),
+        ("spouse_name", lambda i: f"Eva {i % 40}", {"pii": "direct"}, "a name, by its name"),
+        ("city_name", lambda i: ["Graz", "Linz"][i % 2], {"role": "feature"}, ""),
+        ("geburtsdatum", lambda i: f"19{50 + i % 40}-01-0{1 + i % 9}", {"generalise": Generalised(to="year")}, "birth"),
+        ("model", lambda i: ["van", "car"][i % 2], {"role": "info"}, "a name that decisions have"),
         ("dealer", lambda i: f"dealer no. {i % 300}", {"role": "info", "handling": "drop"}, "300 values in the rows"),
         ("country", lambda i: "DE", {"role": "info"}, "one value in every row"),
         ("rowid", lambda i: i + 7, {"role": "info"}, "called a row number"),
@@ -621,3 +627,9 @@ def test_numbers_with_a_decimal_comma_are_numbers(tmp_path: Path) -> None:
     mixed = [line.replace(",5", ".5") if place == 7 else line for place, line in enumerate(lines)]
     (tmp_path / "wine.csv").write_text("\n".join(["acid;sugar;good", *mixed]))
     assert not drafted(tmp_path / "wine.csv", target="good").spec.sources["wine"].decimal_comma
+
+
+def test_a_date_beyond_python_s_years_is_a_line_and_no_traceback(tmp_path: Path) -> None:
+    far = pl.DataFrame({"when": [4_000_000] * 50, "bad": [0, 1] * 25}).with_columns(pl.col("when").cast(pl.Date))
+    far.write_parquet(tmp_path / "far.parquet")
+    assert "cannot be read" in said(tmp_path / "far.parquet")

@@ -93,6 +93,7 @@ def test_a_good_spec_knows_its_sections_and_reads_on_as_a_word() -> None:
         ("FROM started)", "FROM started) - AVG(miles) OVER ()", "trips.yaml:16: sql of 'hour' looks at other rows"),
         ("sql: EXTRACT(hour FROM started)", "sql: COLUMNS('m.*')", "trips.yaml:16: sql of 'hour' picks columns by"),
         ("sql: minutes > 30", "sql: minutes >", "trips.yaml:15: sql of 'late': unable to parse"),
+        ("name: hour, sql", "name: model, sql", "trips.yaml:16: 'model' is a column of ours in the decisions."),
         ("name: zone, dtype", "name: miles, dtype", "trips.yaml:13: column 'miles' is declared twice."),
         ("name: hour, sql", "name: score, sql", "trips.yaml:16: 'score' is the name of the model's output."),
         ("name: zone, dtype", "name: '*', dtype", "trips.yaml:13: no column can be called '*'. Rename it"),
