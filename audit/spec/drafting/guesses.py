@@ -145,6 +145,9 @@ _FORMS: dict[str, tuple[Pii, str]] = {
     r"^(?:gh[pousr]_|sk-|xox[abp]-|AKIA|eyJ[A-Za-z0-9_-]{10,}\.)": ("secret", "keys to some service"),
     r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$": ("quasi", "UUIDs"),
 }
+# Two or three words with a capital each: names, or titles; of more than MANY distinct values they are taken for names.
+_CAPITALS = r"^\p{Lu}[\p{L}'’-]+(?: \p{Lu}[\p{L}.'’-]*){1,2}$"
+MANY = 20
 # An e-mail address or telephone number amid other text.
 _WITHIN = r"[^@\s]+@[^@\s]+\.[A-Za-z]{2,}|\+\d[\d \-/]{8,}\d|\b0\d{2,4}[ \-/]\d{5,}"
 
@@ -269,6 +272,9 @@ def _by_form(seen: Seen, values: "pl.Series") -> Personal | None:
         share = float(text.str.contains(pattern).mean() or 0)  # type: ignore[arg-type]
         if share > MOST:
             return Personal(pii, what, f"by the form of {share:.0%} of its values")
+    share = float(text.str.contains(_CAPITALS).mean() or 0)  # type: ignore[arg-type]
+    if share > MOST and seen.distinct > MANY:
+        return Personal("direct", "what may be people's names", f"by the form of {share:.0%} of its values")
     share = float(text.str.contains(_WITHIN).mean() or 0)  # type: ignore[arg-type]
     if share:
         return Personal("direct", "text with e-mail addresses or telephone numbers in it", "by the form of some values")

@@ -101,6 +101,8 @@ def said(data: Path, **wished: Any) -> str:
         ("vorname", lambda i: ["Ada", "Eva"][i % 2], {"pii": "direct"}, "a name, by its name; dropped"),
         ("doctor_name", lambda i: ["Ada Smith", "Eva Eder"][i % 2], {"pii": "direct"}, "a name, by its name"),
         ("spouse_name", lambda i: f"Eva {i % 40}", {"pii": "direct"}, "a name, by its name"),
+        ("salesperson", lambda i: f"{'ABCDE'[i % 5]}nna M{'abcdefg'[i % 7]}ier", {"pii": "direct"}, "people's names"),
+        ("job", lambda i: ["Sales Manager", "Data Scientist"][i % 2], {"role": "feature"}, ""),
         ("city_name", lambda i: ["Graz", "Linz"][i % 2], {"role": "feature"}, ""),
         ("geburtsdatum", lambda i: f"19{50 + i % 40}-01-0{1 + i % 9}", {"generalise": Generalised(to="year")}, "birth"),
         ("model", lambda i: ["van", "car"][i % 2], {"role": "info"}, "a name that decisions have"),
