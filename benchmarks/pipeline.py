@@ -83,8 +83,8 @@ def _script(spec_file: str) -> None:
     from audit.events.references import ModelVersion
     from audit.spec.load import load_spec
     from tasks import _frames as frames
+    from tasks._judging import judge, with_intervals
     from tasks.drift import compare
-    from tasks.evaluate import judge, with_intervals
     from tasks.features import derive_features, parted
     from tasks.ingest import read_sources
     from tasks.score import decide
@@ -100,15 +100,7 @@ def _script(spec_file: str) -> None:
     def trained(window):  # type: ignore[no-untyped-def]
         train, test = parted(prepared(window), spec)
         fitted = fit(train, spec)
-        with_intervals(
-            [
-                judge(
-                    frames.target(test, spec) == 1,
-                    frames.predicted(fitted, test, spec).score,
-                    spec.deciding_threshold(),
-                )
-            ]
-        )
+        with_intervals([judge(frames.target(test, spec), frames.predicted(fitted, test, spec), spec)])
         return fitted, train
 
     champion, reference = trained(spec.schedule.training_window())
