@@ -4,15 +4,19 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 
 from audit.events.payloads import Gate, Metric
 from audit.events.references import DatasetVersion, ModelVersion, Report
+from audit.recording import recorder
 from audit.settings import settings
+from flows._told import Story
 from tasks._frames import Evaluation
 from tests.receivers import webhook
 
@@ -123,3 +127,11 @@ def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
         monkeypatch.setenv("AUDIT_ALERT_URL", receiver.url())
         settings.cache_clear()
         yield receiver.received
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> StringIO:
+    """What the terminal says of the runs of this test, and of no later one."""
+    monkeypatch.setattr(recorder, "_listeners", [])
+    recorder.listen(Story(Console(file=(said := StringIO()), width=200)).hear)
+    return said

@@ -21,18 +21,16 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Running
-from rich.console import Console
 
 from audit import ModelVersion, flow
 from audit.events.payloads import Approver
-from audit.recording import recorder, registry
+from audit.recording import registry
 from audit.recording.registry import Answer
 from audit.spec.load import load_spec
 from audit.spec.model import Approval
 from audit.store import read
 from audit.store.engine import open_store
 from flows import _approval as approval
-from flows._told import Story
 from flows.pipeline import pipeline
 from tasks.register import promote, register
 from tests.flows.conftest import UseCase, an_evaluation, loans
@@ -182,19 +180,15 @@ def test_a_candidate_may_go_on_waiting_when_its_run_ends(home: Path, manual: Use
 
 
 def test_without_a_server_that_stays_nothing_is_paused_and_the_pipeline_ends_as_awaiting_approval(
-    home: Path, manual: UseCase, without_server: None
+    home: Path, manual: UseCase, without_server: None, told: StringIO
 ) -> None:
-    story = Story(Console(file=StringIO(), width=200))
-    recorder.listen(story.hear)
-
     state = pipeline(manual.spec, date(2024, 4, 1), return_state=True)
 
     assert state.is_completed()
     assert state.message == "awaiting approval: audit approve loans/v1 --note …"
     assert kinds() == ["model.approval_requested"]
     assert scored() == 0
-    assert isinstance(story.console.file, StringIO)
-    assert "! approval       awaiting approval: audit approve loans/v1 --note …  " in story.console.file.getvalue()
+    assert "! approval       awaiting approval: audit approve loans/v1 --note …  " in told.getvalue()
     assert registry.decide("loans", 1, BY_COMMAND).promoted
     assert isinstance(pipeline(manual.spec, date(2024, 4, 1)), ModelVersion)  # v2 waits, v1 goes on deciding
     assert kinds()[-1] == "model.approval_requested"

@@ -1,23 +1,20 @@
 """A table without a time: a part is learnt from, all else is decided on once, and nothing starts itself over again."""
 
-import io
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 import yaml
-from rich.console import Console
 
 from audit.artifacts import datasets
 from audit.events.references import DatasetVersion, ModelVersion
-from audit.recording.recorder import listen
 from audit.store import read
 from audit.store.engine import open_store
-from flows._told import Story
 from flows.monitoring import Monitored, monitoring
 from flows.pipeline import pipeline
 from flows.scoring import scoring
@@ -197,10 +194,8 @@ def test_without_keys_no_outcome_is_joined_and_nothing_fails_for_it(table: Table
     assert message(monitoring, table) == "nothing new"
 
 
-def test_a_handful_of_rows_runs_through_and_drift_says_that_it_cannot_tell(table: Table) -> None:
+def test_a_handful_of_rows_runs_through_and_drift_says_that_it_cannot_tell(table: Table, told: StringIO) -> None:
     table.write(patients(25))
-    story = Story(Console(file=(told := io.StringIO()), width=200))
-    listen(story.hear)
 
     champion = pipeline(table.spec)
 
@@ -211,11 +206,9 @@ def test_a_handful_of_rows_runs_through_and_drift_says_that_it_cannot_tell(table
     assert "✓ drift          too few rows to tell: 5 current ones, and drift needs 30" in told.getvalue()
 
 
-def test_drift_within_one_table_is_told_and_nothing_is_learnt_twice_from_it(table: Table) -> None:
+def test_drift_within_one_table_is_told_and_nothing_is_learnt_twice_from_it(table: Table, told: StringIO) -> None:
     """Parted by time, of which the last fifth is of another kind."""
     table.write(patients(320) + patients(80, first=320, older=40), columns=DATED, event_time="seen")
-    story = Story(Console(file=(told := io.StringIO()), width=200))
-    listen(story.hear)
 
     champion = pipeline(table.spec)
 
