@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from audit.events.payloads import AnomalyFacts, called
 from audit.spec.model import Spec
+from tasks._frames import ALL
 from tasks.alert import Finding
 from tasks.anomalies import AnomalyVerdict, shown
 from tasks.outcomes import PerformanceVerdict
@@ -15,7 +16,7 @@ def decay_finding(verdict: PerformanceVerdict, spec: Spec) -> Finding:
     assert verdict.figure and verdict.baseline, "who has decayed was judged, then and now"
     return Finding(
         kind="decay",
-        title=f"v{verdict.model.version} of {spec.name} has decayed in {verdict.window or 'all rows'}: "
+        title=f"v{verdict.model.version} of {spec.name} has decayed in {verdict.window or ALL}: "
         f"{called(verdict.figure.name)} {verdict.figure.value:.3f}, {verdict.baseline.value:.3f} when it was promoted",
         body="\n".join(
             [

@@ -129,6 +129,8 @@ def outcomes_due(spec: Spec, today: date) -> list[Decided]:
     Of a window that was decided on twice, the later decisions count. Without windows a good verdict is not the last
     one while outcomes are missing: those of the rows that the model was tested on were known from the beginning.
     """
+    if not (spec.event_time or spec.row_keys()):  # by nothing could an outcome be joined to its decision
+        return []
     measured = {
         checked.payload["decisions"]["address"]
         for checked in read.events(open_store(), types=("performance.checked",), spec=spec.name)
@@ -138,8 +140,6 @@ def outcomes_due(spec: Spec, today: date) -> list[Decided]:
     wait = timedelta(days=spec.performance.delay_days)
     due = [d for d in latest.values() if d.window is None or d.window.end + wait <= today]
     due = [d for d in due if d.decisions.address not in measured]
-    if not (spec.event_time or spec.row_keys()):  # by nothing could an outcome be joined to its decision
-        return []
     return sorted(due, key=lambda d: d.window.start if d.window else date.min)
 
 

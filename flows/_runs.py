@@ -19,7 +19,7 @@ from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
 from flows import _known as known
-from tasks._frames import figure
+from tasks._frames import ALL, figure
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -130,7 +130,7 @@ def in_words(cause: read.Recorded) -> str:
         facts = OutcomeFacts.model_validate(found)
         then, now = (figure(facts.main, metrics) for metrics in (facts.baseline, facts.metrics))
         assert then and now, "who has decayed was judged, then and now"
-        return f"{called(facts.main)} fell from {then.value:.3f} to {now.value:.3f} in {facts.window or 'all rows'}"
+        return f"{called(facts.main)} fell from {then.value:.3f} to {now.value:.3f} in {facts.window or ALL}"
     return f"event {cause.id} of type {cause.type} asked for a new model"
 
 

@@ -167,7 +167,7 @@ class Story:
         payload = orjson.loads(event.body)
         self.events += 1
         if event.type == "predictions.scored":
-            self.decisions += payload["rows"] - payload["failed"] - payload["undecided"]
+            self.decisions += _decisions(payload)
         if event.task_run_id:
             self.facts.setdefault(event.task_run_id, {})[event.type] = payload
         if told := _TOLD.get(event.type):
@@ -287,8 +287,7 @@ def _scored(facts: Facts) -> tuple[str, str, str]:
     made = facts["predictions.scored"]
     failed = f" · {made['failed']:,} rows failed (on record)" if made["failed"] else ""
     undecided = f" · {made['undecided']:,} undecided" if made["undecided"] else ""
-    decisions = made["rows"] - made["failed"] - made["undecided"]
-    return "✓", "score", f"{_window(made)}{decisions:,} decisions{undecided}{failed}"
+    return "✓", "score", f"{_window(made)}{_decisions(made):,} decisions{undecided}{failed}"
 
 
 def _drift(facts: Facts) -> tuple[str, str, str]:
@@ -363,6 +362,10 @@ _TOLD: dict[str, Callable[[Story, Event, dict[str, Any]], None]] = {
 
 def _window(facts: dict[str, Any]) -> str:
     return f"{facts['window']} · " if facts.get("window") else ""
+
+
+def _decisions(scored: dict[str, Any]) -> int:
+    return int(scored["rows"] - scored["failed"] - scored["undecided"])
 
 
 def _digest(digest: str) -> str:

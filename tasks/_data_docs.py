@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
 
 SHOWN = 20  # bars of one picture, the longest
-POSITIONS = ("unexpected_index_list", "unexpected_index_query")
+BROKEN = "unexpected_index_list"
+POSITIONS = (BROKEN, "unexpected_index_query")
 ACCOUNT = "Great Expectations"
 SET_ASIDE, MISSING = "Rows that break a rule", "Missing values"
 _SIGNS = {"✅": '<span class="held">held</span>', "❌": '<span class="broken">broken</span>'}
@@ -54,7 +55,7 @@ def verdict(facts: ValidationFacts) -> str:
     if facts.held:
         return f"**Accepted.** {in_a_line(facts)}"
     broken = [each for each in facts.expectations if not each.held and each.severity == "critical"]
-    named = ", ".join(pages.plain(_named(each)) for each in broken)
+    named = ", ".join(pages.plain(str(each)) for each in broken)
     return f"**Rejected: no row was passed on, for critical rules did not hold: {named}.**\n\n{in_a_line(facts)}"
 
 
@@ -84,10 +85,6 @@ def _row_in_bold(outcome: Expectation) -> dict[str, str | int | None]:
     return row(outcome) | {"held": "yes" if outcome.held else "**no**"}
 
 
-def _named(outcome: Expectation) -> str:
-    return f"{outcome.rule} of {outcome.column}" if outcome.column else outcome.rule
-
-
 def _of_whole(facts: ValidationFacts) -> str:
     if any(outcome.unexpected for outcome in facts.expectations):
         return ""
@@ -98,7 +95,7 @@ def _set_aside(facts: ValidationFacts) -> list[Markup]:
     broken = [outcome for outcome in facts.expectations if outcome.unexpected]
     broken.sort(key=lambda outcome: -(outcome.unexpected or 0))
     shown = [
-        Bar(_named(each), (each.unexpected or 0) / facts.rows, beyond=not each.held and each.severity == "critical")
+        Bar(str(each), (each.unexpected or 0) / facts.rows, beyond=not each.held and each.severity == "critical")
         for each in broken[:SHOWN]
     ]
     told = f"Share of the {facts.rows:,} rows that break each rule{_up_to(len(broken))}; a row may break several."

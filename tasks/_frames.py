@@ -32,6 +32,9 @@ MAIN: dict[TargetKind, str] = {"binary": "auc", "multiclass": "auc", "regression
 IN_UNITS = ("mae", "rmse", "median_absolute_error", "bias")  # of the target, which may be millions or thousandths
 
 
+ALL = "all rows"  # the window of a spec without months
+
+
 @dataclass(frozen=True, slots=True)
 class Predicted:
     """What a model says, row by row."""

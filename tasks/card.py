@@ -17,7 +17,6 @@ from audit.events.canonical import timestamp
 from audit.events.payloads import (
     Approver,
     DatasetFacts,
-    Expectation,
     Masking,
     Metric,
     RunState,
@@ -304,7 +303,7 @@ def _training_data(origin: Origin, spec: Spec) -> Iterator[str]:
         yield f"Where they come from is {UNKNOWN}."
         return
     ingested, checked, masked = origin.ingested, origin.validated, origin.masked
-    told = {"window": ingested.window or "all rows", "read": f"{ingested.rows:,} rows, `{ingested.digest}`"}
+    told = {"window": ingested.window or frames.ALL, "read": f"{ingested.rows:,} rows, `{ingested.digest}`"}
     if masked:
         told |= {
             "dropped before anything was written": ", ".join(map(pages.plain, masked.dropped)),
@@ -317,7 +316,7 @@ def _training_data(origin: Origin, spec: Spec) -> Iterator[str]:
         told |= {
             "validation": f"{held} of {len(checked.expectations)} rules held",
             "set aside": f"{checked.rejected_rows:,} of {checked.rows:,} rows{_kept(checked.rejected)}",
-            "rules that did not hold": "; ".join(_rule_in_words(o) for o in checked.expectations if not o.held),
+            "rules that did not hold": "; ".join(pages.plain(str(o)) for o in checked.expectations if not o.held),
         }
     yield _list(told)
     yield frames.as_markdown(
@@ -328,10 +327,6 @@ def _training_data(origin: Origin, spec: Spec) -> Iterator[str]:
     )
     derived = origin.features.transformations if origin.features else []
     yield f"Derived columns:\n\n{_bullets(*map(pages.plain, derived))}" if derived else ""
-
-
-def _rule_in_words(outcome: Expectation) -> str:
-    return pages.plain(f"{outcome.rule} of {outcome.column}" if outcome.column else outcome.rule)
 
 
 def _figures(evaluation: Evaluation, spec: Spec) -> Iterator[str]:

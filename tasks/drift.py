@@ -545,11 +545,12 @@ def _in_time(reference: "pl.DataFrame", spec: Spec) -> "tuple[pl.Series | None, 
 
 
 def _months(reference: "pl.DataFrame", spec: Spec) -> "pl.Series":
-    """Each row's calendar month as a number; one for all rows where there is no time."""
+    """Each row's calendar month as a number; one for all rows where the time has none."""
     import polars as pl
 
     name = spec.event_time
-    if name is None or name not in reference.columns or reference.schema[name] not in (pl.Date, pl.Datetime):
+    assert name, "only in time there are months"
+    if reference.schema[name] not in (pl.Date, pl.Datetime):
         return pl.zeros(reference.height, pl.Int32, eager=True)
     time = reference[name].dt
     return (time.year() * 12 + time.month()).fill_null(0)

@@ -23,9 +23,9 @@ from audit.privacy.mask_key import fingerprint, read_mask_key
 from audit.recording.changes import last_change, note_change
 from audit.settings import settings
 from audit.spec import databases
-from audit.spec.load import did_you_mean, folder_of, refuse_files, where
+from audit.spec.load import did_you_mean, first_line, folder_of, refuse_files, where
 from audit.spec.model import Column, Spec
-from audit.spec.sources import SAMPLE_ROWS, OpenTable, converted, open_table, polars_type, scan
+from audit.spec.sources import SAMPLE_ROWS, OpenTable, in_type, open_table, polars_type, scan
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
@@ -228,21 +228,12 @@ def _cast(raw: "pl.LazyFrame", spec: Spec, schema: dict[str, "pl.DataType"]) -> 
     wanted: list[pl.Expr] = []
     for column in spec.columns:
         found, given = pl.col(column.name), schema[column.name]
-        cast = _in_type(column, given)
+        cast = in_type(found, given, column.dtype, column.date_format)
         wanted.append(cast.alias(column.name))
         if given != polars_type(column.dtype):
             there = found.is_not_nan() & found.is_not_null() if given.is_float() else found.is_not_null()
             wanted.append((there & cast.is_null()).alias(_BAD + column.name))
     return raw.select(wanted)
-
-
-def _in_type(column: Column, given: "pl.DataType") -> "pl.Expr":
-    import polars as pl
-
-    found, needed = pl.col(column.name), polars_type(column.dtype)
-    if given == needed:
-        return found.fill_nan(None) if column.dtype == "float" else found  # one way to be missing
-    return converted(found, given, column.dtype, column.date_format).cast(needed)
 
 
 def _in_window(rows: "pl.LazyFrame", spec: Spec, window: Window | None) -> "pl.LazyFrame":
@@ -285,12 +276,15 @@ def _no_rows(tables: Sequence[_Table], spec: Spec, window: Window | None, sample
 
 def _times(tables: Sequence[_Table], spec: Spec, sample: int | None) -> "pl.Series":
     """Every event time there is, whatever the window; a database is asked anew, for it gave the window alone."""
+    import polars as pl
+
     column = next(column for column in spec.columns if column.name == spec.event_time)
     table, *others = tables
     if table.opened.database and not others and spec.query is None:
         table = _Table(table.opened, databases.rows_of(table.opened.database, {column.name}))
     raw = _joined({each.opened.name: each.scan(spec, sample) for each in (table, *others)}, spec)
-    times = raw.select(_in_type(column, raw.collect_schema()[column.name]))
+    given = raw.collect_schema()[column.name]
+    times = raw.select(in_type(pl.col(column.name), given, column.dtype, column.date_format))
     return times.collect(engine="streaming").to_series().drop_nulls()
 
 
@@ -316,7 +310,7 @@ def _unreadable(
 
     about_names = isinstance(error, (pl.exceptions.ColumnNotFoundError, pl.exceptions.SQLInterfaceError))
     if spec.query and about_names:
-        said = redact.text(str(error).splitlines()[0].partition("; valid columns")[0])
+        said = redact.text(first_line(error))
         missing = _NO_COLUMN.match(said)
         known = [column for table in tables for column in table.collect_schema().names() if _is_plain(column)]
         what = (

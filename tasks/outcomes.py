@@ -19,7 +19,7 @@ from audit.spec.model import Spec
 from audit.store import read
 from audit.store.engine import open_store
 from tasks import _frames as frames
-from tasks._frames import MAIN, Predicted, figure, with_interval
+from tasks._frames import ALL, MAIN, Predicted, figure, with_interval
 from tasks._judging import SEED, judge, varied, with_intervals
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ UNSCORED = "the row was not scored"
 NAMELESS = "a key is missing"
 AMBIGUOUS = "other rows have the same keys"
 ABSENT = "no row of the source has its keys"
-ALL = "all rows"  # of a spec without months
 UNKNOWN = "the outcome is not known yet"
 
 # No column of a user's is called so.

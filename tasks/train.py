@@ -3,7 +3,6 @@
 The model is one scikit-learn pipeline, encoding included; tasks._estimators says which estimators there are.
 """
 
-import hashlib
 import sys
 import time
 import warnings
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 from audit import record, task
 from audit.artifacts import models
 from audit.errors import BadData, SpecError, StoreUnavailable
-from audit.events.canonical import Json, clean
+from audit.events.canonical import Json, clean, digest_of
 from audit.events.payloads import Named, TrainingFacts, used
 from audit.events.references import DatasetVersion, ModelVersion
 from audit.privacy import redact
@@ -25,6 +24,7 @@ from audit.spec.load import where
 from audit.spec.model import ESTIMATORS, Spec
 from tasks import _frames as frames
 from tasks._estimators import DEFAULTS, encoder, estimator, feature_types
+from tasks._judging import varied
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +151,7 @@ def _own_code(module: str) -> Named:
         return Named(name=distributions[0], value=version(distributions[0]))
     except (IndexError, PackageNotFoundError):
         written = Path(sys.modules[module].__file__ or "").read_bytes()
-        return Named(name=module, value="sha256:" + hashlib.sha256(written).hexdigest())
+        return Named(name=module, value=digest_of(written))
 
 
 def stated(target: "Outcomes") -> list[str]:
@@ -221,10 +221,8 @@ def for_people(facts: TrainingFacts) -> str:
 
 
 def _check_rows(seen: "pd.DataFrame", target: "Outcomes", spec: Spec) -> None:
-    import numpy as np
-
     binary = spec.target.kind == "binary"
-    if len(np.unique(target)) < 2:
+    if not varied(target):
         only = "one value" if spec.target.kind == "regression" else "one class"
         raise BadData(
             f"{spec.name}: target {spec.target.column!r} has only {only} in {len(target):,} training rows.",

@@ -44,7 +44,6 @@ RESULT_FORMAT = {
     "include_unexpected_rows": False,
     "partial_unexpected_count": 0,
 }
-POSITIONS = "unexpected_index_list"
 MAX_LISTED = 50  # values of a suite's list that go on record
 
 
@@ -356,7 +355,7 @@ def _finding(rule: Rule, result: "ExpectationValidationResult", spec: Spec) -> F
         suite=rule.suite,
         limits=list(rule.limits),
     )
-    broken = np.array(counts.get(POSITIONS) or [], dtype=np.int64)
+    broken = np.array(counts.get(data_docs.BROKEN) or [], dtype=np.int64)
     if rule.suite:  # a mean or a largest value that was observed may be one person's
         result.result = {name: counts[name] for name in suites.COUNTS if name in counts}
     return Finding(rule, outcome, broken)

@@ -168,6 +168,10 @@ class Expectation(Payload):
     suite: str | None = None  # of the user's own Great Expectations project
     limits: list[Named] = Field(default_factory=list)
 
+    def __str__(self) -> str:
+        """`range of income`."""
+        return f"{self.rule} of {self.column}" if self.column else self.rule
+
 
 class ValidationFacts(Payload):
     """What a validation found, expectation by expectation."""

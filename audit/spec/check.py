@@ -12,10 +12,10 @@ from audit.settings import settings
 from audit.spec.load import (
     ONLY_SOURCES,
     did_you_mean,
+    first_line,
     folder_of,
     load_spec,
     reads_files,
-    source_path,
     spec_errors,
     where,
 )
@@ -104,8 +104,6 @@ def _sources(spec: Spec) -> Iterator[str]:
     for name, table in spec.sources.items():
         said = where(spec, "sources", name)
         try:
-            if table.file:
-                source_path(table, folder_of(spec), said=said)
             tables[name] = columns_of(name, table, folder_of(spec), said=said)
         except BadData as wrong:
             yield str(wrong)
@@ -156,5 +154,4 @@ def _queried(spec: Spec, tables: "Mapping[str, Mapping[str, pl.DataType]]") -> "
             return f"{line}: query: {ONLY_SOURCES}"
         return dict(pl.SQLContext(frames).execute(spec.query, eager=False).collect_schema())
     except pl.exceptions.PolarsError as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0].partition("; valid columns")[0]
-        return f"{line}: query: {told.rstrip('.')}."
+        return f"{line}: query: {first_line(error)}."

@@ -636,7 +636,7 @@ def _query_problem(spec: Spec) -> str | None:
             return ONLY_SOURCES
         pl.SQLContext({name: pl.LazyFrame() for name in spec.sources}).execute(spec.query or "").collect_schema()
     except (pl.exceptions.SQLSyntaxError, pl.exceptions.SQLInterfaceError) as error:
-        said = _first_line(error)
+        said = first_line(error)
         if missing := _NO_TABLE.match(said):
             return f"{missing[1]!r} is no source.{did_you_mean(missing[1], spec.sources)}"
         return f"{said}." if said.startswith(_ABOUT_SYNTAX) else None
@@ -671,11 +671,13 @@ def _parsed(sql: str) -> "pl.Expr | str":
     try:
         return pl.sql_expr(sql)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        return _first_line(error)
+        return first_line(error)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+def first_line(error: Exception) -> str:
+    """What Polars says before it lists all that it knows."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return said.partition("; valid columns")[0].rstrip(".")
 
 
 def leaks(spec: Spec) -> Iterator[Finding]:

@@ -134,6 +134,14 @@ def address(table: SourceTable) -> str:
     return f"file:{Path(table.file).name if Path(table.file).is_absolute() else table.file}"
 
 
+def in_type(found: "pl.Expr", given: "pl.DataType", dtype: Dtype, date_format: str | None = None) -> "pl.Expr":
+    """`found`, which is of type `given`, in the type that stands for `dtype`; there is one way to be missing."""
+    needed = polars_type(dtype)
+    if given == needed:
+        return found.fill_nan(None) if dtype == "float" else found
+    return converted(found, given, dtype, date_format).cast(needed)
+
+
 def converted(found: "pl.Expr", given: "pl.DataType", dtype: Dtype, date_format: str | None = None) -> "pl.Expr":
     """`found`, which is of type `given`, as `dtype`; null where a value is none of that type.
 

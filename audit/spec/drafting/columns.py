@@ -3,11 +3,12 @@
 import math
 from datetime import date
 
+from audit.events.references import Window
 from audit.spec.drafting import guesses
 from audit.spec.drafting.guesses import Personal
 from audit.spec.drafting.layout import Remarked
 from audit.spec.drafting.leaks import tells
-from audit.spec.drafting.months import Walk, next_month
+from audit.spec.drafting.months import Walk
 from audit.spec.drafting.profile import Profile, Seen
 from audit.spec.drafting.target import Aim
 from audit.spec.load import is_of_decisions
@@ -152,10 +153,7 @@ def _is_there_in_training(seen: Seen, found: Profile, aim: Aim, walk: Walk) -> b
     if walk.schedule:
         start, months = walk.schedule["train_from"], walk.schedule["train_months"]
         assert isinstance(start, date) and isinstance(months, int)
-        end = start
-        for _ in range(months):
-            end = next_month(end)
-        known = known.filter((pl.col(walk.time) >= start) & (pl.col(walk.time) < end))
+        known = known.filter((pl.col(walk.time) >= start) & (pl.col(walk.time) < Window.months(start, months).end))
     values = known[seen.name].head(int(known.height * (1 - walk.test_share)))
     return values.null_count() < len(values)
 

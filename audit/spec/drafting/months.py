@@ -6,6 +6,7 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from audit.errors import BadData
+from audit.events.references import Window
 from audit.spec.drafting import guesses
 from audit.spec.drafting.layout import shown
 from audit.spec.drafting.profile import Profile, Seen
@@ -110,16 +111,12 @@ def _whole_months(rows: Mapping[date, int]) -> list[date]:
     best: list[date] = []
     run: list[date] = []
     for month in sorted(rows):
-        follows = run and month == next_month(run[-1])
+        follows = run and month == Window.months(run[-1], 1).end
         run = [*run, month] if follows else [month]
         if rows[month] < enough:
             run = []
         best = max(best, run, key=len)
     return best
-
-
-def next_month(month: date) -> date:
-    return date(month.year + month.month // 12, month.month % 12 + 1, 1)
 
 
 def _can_be_learnt(known: "pl.DataFrame", cut: int, aim: Aim, time: str) -> bool:

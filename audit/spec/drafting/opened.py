@@ -16,7 +16,7 @@ from audit.errors import BadData
 from audit.settings import settings
 from audit.spec import databases
 from audit.spec.drafting.profile import refuse_wide, unreadable
-from audit.spec.load import ONLY_SOURCES, did_you_mean, has_password, reads_files
+from audit.spec.load import ONLY_SOURCES, did_you_mean, first_line, has_password, reads_files
 from audit.spec.model import SourceTable
 from audit.spec.sources import OpenTable, open_table, scan
 
@@ -67,8 +67,7 @@ class Data:
             pl.exceptions.SQLInterfaceError,
             pl.exceptions.ColumnNotFoundError,
         ) as error:
-            told = (str(error).strip().splitlines() or ["it is no SQL"])[0].partition("; valid columns")[0].rstrip(".")
-            raise BadData(f"--query: {told}.", hint=f"Its tables are {', '.join(frames)}.") from None
+            raise BadData(f"--query: {first_line(error)}.", hint=f"Its tables are {', '.join(frames)}.") from None
         except pl.exceptions.PolarsError as error:
             raise unreadable(error, "--query") from None
         return joined

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from audit.errors import BadData
 from audit.spec.load import cannot_be_named
 from audit.spec.model import Dtype
-from audit.spec.sources import MAX_EXACT, SAMPLE_ROWS, converted, polars_type
+from audit.spec.sources import MAX_EXACT, SAMPLE_ROWS, converted, in_type, polars_type
 
 if TYPE_CHECKING:
     import polars as pl
@@ -161,13 +161,11 @@ def cast(seen: Seen) -> "pl.Expr":
     """The column in its type, as ingest makes it."""
     import polars as pl
 
-    found, needed = pl.col(seen.name), polars_type(seen.dtype)
+    found = pl.col(seen.name)
     if seen.written:  # one way to try and not all: a third of the time
         moments = found.str.to_datetime(seen.written, strict=False, time_unit="us")
-        return moments.cast(needed)
-    if seen.given == needed:
-        return found.fill_nan(None) if seen.dtype == "float" else found
-    return converted(found, seen.given, seen.dtype, seen.date_format).cast(needed).alias(seen.name)
+        return moments.cast(polars_type(seen.dtype))
+    return in_type(found, seen.given, seen.dtype, seen.date_format).alias(seen.name)
 
 
 @dataclass(frozen=True, slots=True)
