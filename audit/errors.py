@@ -9,6 +9,8 @@ AuditError                 1  something did not hold
 │   │   └── DatasetRejected   a critical rule of validation did not hold
 │   └── NotAwaiting           a model version that no person is asked about, or no more
 ├── NotFound               1  a run, an event, a model that is not on record
+├── ProofRejected          1  a proof, a note or a bundle that does not hold
+├── InconsistentTree       1  what the store holds does not continue what was signed
 └── CouldNotTell           2  no answer, for lack of what it takes
     ├── StoreUnavailable      the store cannot be opened, read or written
     │   └── StoreBusy         others were writing for longer than we wait
@@ -69,6 +71,14 @@ class NotAwaiting(UserError):
 
 class NotFound(AuditError):
     """Something asked for by name that is not on record."""
+
+
+class ProofRejected(AuditError):
+    """A proof, a signed note or a bundle that does not hold, or is none."""
+
+
+class InconsistentTree(AuditError):
+    """What the store holds does not continue what was signed before: nothing more may be signed."""
 
 
 class CouldNotTell(AuditError):

@@ -10,12 +10,18 @@ AUDIT_SOURCE_URL_<X> SQLAlchemy URL of the database that a spec calls <x>
 AUDIT_ESTIMATORS     dotted paths of your own estimators that a spec may name, with commas between them
 AUDIT_EVIDENTLY_URL  where Evidently's own UI shows AUDIT_HOME/evidently; `make ui` sets it
 AUDIT_REPORTS_URL    where reports and Data Docs are served; `make ui` sets it
+AUDIT_LOG_KEY        the log's signing key itself; default: AUDIT_HOME/keys/log.key
+AUDIT_LOG_KEY_BLOCK  the Prefect Secret block that holds it
+AUDIT_TSA_URL        a time stamp authority (RFC 3161) that checkpoints are stamped by
+AUDIT_TSA_ROOTS      PEM file of the authorities' roots that are believed
+AUDIT_WITNESSES      file of witnesses, a line each: verifier key, space, URL (c2sp.org/tlog-witness)
+AUDIT_PUBLISH_URL    a folder, s3://, gs:// or az:// that the log is published to (c2sp.org/tlog-tiles)
 """
 
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Literal, cast
@@ -39,6 +45,12 @@ class Settings:
     estimators: tuple[str, ...] = ()
     evidently_url: str | None = None
     reports_url: str | None = None
+    log_key: str | None = field(default=None, repr=False)
+    log_key_block: str | None = None
+    tsa_url: str | None = field(default=None, repr=False)  # may hold a password
+    tsa_roots: Path | None = None
+    witnesses: Path | None = None
+    publish_url: str | None = field(default=None, repr=False)
 
     @property
     def spool_path(self) -> Path:
@@ -83,7 +95,17 @@ def read_settings(environ: Mapping[str, str], start: Path) -> Settings:
         estimators=tuple(path.strip() for path in environ.get("AUDIT_ESTIMATORS", "").split(",") if path.strip()),
         evidently_url=environ.get("AUDIT_EVIDENTLY_URL") or None,
         reports_url=environ.get("AUDIT_REPORTS_URL") or None,
+        log_key=environ.get("AUDIT_LOG_KEY") or None,
+        log_key_block=environ.get("AUDIT_LOG_KEY_BLOCK") or None,
+        tsa_url=environ.get("AUDIT_TSA_URL") or None,
+        tsa_roots=_path(environ.get("AUDIT_TSA_ROOTS")),
+        witnesses=_path(environ.get("AUDIT_WITNESSES")),
+        publish_url=environ.get("AUDIT_PUBLISH_URL") or None,
     )
+
+
+def _path(written: str | None) -> Path | None:
+    return Path(written).absolute() if written else None
 
 
 def _named(environ: Mapping[str, str], prefix: str) -> tuple[tuple[str, str], ...]:

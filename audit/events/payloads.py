@@ -465,8 +465,39 @@ class StoreFacts(Payload):
 
 
 class KeyFacts(Payload):
-    """A key by purpose and fingerprint, never the key."""
+    """A key by purpose and fingerprint, never its secret part."""
 
-    purpose: str  # mask
-    fingerprint: str
+    purpose: str  # mask, log
+    fingerprint: str  # of a log key: name and id, as its signatures have them
+    vkey: str | None = None  # of a log key: the verifier key (c2sp.org/signed-note)
+    was: str | None = None  # verifier key that it takes over from
+    reason: str | None = None
     principal: str | None = None
+
+
+class CheckpointFacts(Payload):
+    """A tree's head that was signed. The note itself stands in the table `checkpoint`."""
+
+    size: int  # leaves
+    root: str  # base64, as in the note
+    previous: int  # size of the checkpoint before
+    keys: list[str]  # who signed, by name and id
+    digest: str  # of the note's bytes
+
+
+class AnchorFacts(Payload):
+    """What somebody outside said of a checkpoint. The words themselves stand in the table `anchor`."""
+
+    size: int  # leaves, of the checkpoint
+    kind: Literal["timestamp", "cosignature"]  # RFC 3161, c2sp.org/tlog-cosignature
+    by: str  # the authority's name, the witness's name and key id
+    at: str  # when it says so, UTC
+    digest: str  # of the evidence's bytes
+
+
+class PublishFacts(Payload):
+    """A checkpoint that was put where others can read it, with the tiles under it (c2sp.org/tlog-tiles)."""
+
+    size: int
+    to: str  # the address without its secrets
+    files: int  # that were new

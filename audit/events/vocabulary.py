@@ -71,4 +71,9 @@ VOCABULARY: dict[str, EventType] = {
     "store.replayed": EventType(p.StoreFacts, "info", "spooled events reached the store"),
     "store.dropped": EventType(p.StoreFacts, "critical", "events were lost: store and spool both failed"),
     "key.created": EventType(p.KeyFacts, "info", "a key was made"),
+    "key.rotated": EventType(p.KeyFacts, "warning", "the log's key handed over to a new one"),
+    "key.lost": EventType(p.KeyFacts, "critical", "the log's key was declared lost"),
+    "checkpoint.signed": EventType(p.CheckpointFacts, "info", "the log's head was signed"),
+    "checkpoint.anchored": EventType(p.AnchorFacts, "info", "somebody outside vouched for a checkpoint"),
+    "checkpoint.published": EventType(p.PublishFacts, "info", "a checkpoint was put where others can read it"),
 }

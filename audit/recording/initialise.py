@@ -8,11 +8,13 @@ from sqlalchemy import Connection
 from audit.errors import KeyUnavailable
 from audit.events.event import Event, make_event
 from audit.events.payloads import KeyFacts, Payload, StoreFacts
+from audit.ledger.keys import create_log_key
 from audit.privacy.mask_key import create_mask_key, fingerprint, read_mask_key
 from audit.recording import circumstances
 from audit.settings import Settings, settings
 from audit.store import engine, read
 from audit.store.append import append_decided
+from audit.store.ledger import KEY_TYPES
 
 SOURCE = "prefect-audit/init"
 LOCAL_ORIGIN = "prefect-audit.local"
@@ -20,15 +22,16 @@ LOCAL_ORIGIN = "prefect-audit.local"
 
 @dataclass(frozen=True, slots=True)
 class Initialised:
-    """What stands after `audit init`, and whether this call made it."""
+    """What stands after `audit init`, and whether this call made something of it."""
 
     origin: str
     mask_key: str  # fingerprint
+    log_key: str  # name and id of the key on record, whether or not it is here
     made: bool
 
 
 def initialise(origin: str | None = None, where: Settings | None = None) -> Initialised:
-    """Make what is missing of store, key and origin; harmless when all is there.
+    """Make what is missing of store, keys and origin; harmless when all is there.
 
     Raises StoreUnavailable, and KeyUnavailable if the mask key that the store knows of is gone: a new one
     would silently stop matching old rows.
@@ -36,29 +39,64 @@ def initialise(origin: str | None = None, where: Settings | None = None) -> Init
     where = where or settings()
     store = engine.open_store(where)
     with store.reading() as connection:
-        known, opened = (read.first_payload(connection, type) for type in ("key.created", "store.opened"))
-    key = read_mask_key(where.keys_path) if known else create_mask_key(where.keys_path)
-    if known:
-        _same_key(fingerprint(key), known["fingerprint"])
-    if known and opened:
-        return Initialised(opened["origin"], fingerprint(key), made=False)
-    append_decided(store, lambda connection: _missing(connection, key, origin))
+        known = _known(connection)
+    mask_key = read_mask_key(where.keys_path) if known.mask_key else create_mask_key(where.keys_path)
+    if known.mask_key:
+        _same_key(fingerprint(mask_key), known.mask_key)
+    if known.complete:
+        return _stands(known, made=False)
+    append_decided(store, lambda connection: _missing(connection, mask_key, origin, where))
     with store.reading() as connection:
-        opened = read.first_payload(connection, "store.opened")
-    assert opened is not None
-    return Initialised(opened["origin"], fingerprint(key), made=True)
+        return _stands(_known(connection), made=True)
 
 
-def _missing(connection: Connection, key: bytes, origin: str | None) -> list[Event]:
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is on record of keys and origin."""
+
+    origin: str | None
+    mask_key: str | None  # fingerprint
+    log_key: str | None  # name and id; stays after a loss, so that no new key is made unasked
+
+    @property
+    def complete(self) -> bool:
+        return None not in (self.origin, self.mask_key, self.log_key)
+
+
+def _known(connection: Connection) -> _Known:
+    found: dict[str, str] = {}
+    for event in read.recorded_of_types(connection, ("store.opened", *KEY_TYPES)):
+        if event.type == "store.opened":
+            found.setdefault("origin", event.payload["origin"])
+        elif event.payload["purpose"] == "mask":
+            found.setdefault("mask_key", event.payload["fingerprint"])
+        else:
+            found["log_key"] = event.payload["fingerprint"]
+    return _Known(found.get("origin"), found.get("mask_key"), found.get("log_key"))
+
+
+def _stands(known: _Known, *, made: bool) -> Initialised:
+    assert known.origin and known.mask_key and known.log_key
+    return Initialised(known.origin, known.mask_key, known.log_key, made)
+
+
+def _missing(connection: Connection, mask_key: bytes, origin: str | None, where: Settings) -> list[Event]:
     """What is not on record yet. Under the lock: of two that initialise at once, the second finds it done."""
     found: list[Event] = []
-    if read.first_payload(connection, "key.created") is None:
-        created = KeyFacts(purpose="mask", fingerprint=fingerprint(key), principal=circumstances.principal())
-        found.append(_event("key.created", created, "key/mask"))
-    if read.first_payload(connection, "store.opened") is None:
-        named = origin or f"{LOCAL_ORIGIN}/{secrets.token_hex(8)}"
-        opening = StoreFacts(origin=named, store_schema=engine.HEAD, principal=circumstances.principal())
+    known = _known(connection)
+    by = circumstances.principal()
+    named = known.origin or origin or f"{LOCAL_ORIGIN}/{secrets.token_hex(8)}"
+    if known.mask_key is None:
+        found.append(
+            _event("key.created", KeyFacts(purpose="mask", fingerprint=fingerprint(mask_key), principal=by), "key/mask")
+        )
+    if known.origin is None:
+        opening = StoreFacts(origin=named, store_schema=engine.HEAD, principal=by)
         found.append(_event("store.opened", opening, "store"))
+    if known.log_key is None:
+        key = create_log_key(where.keys_path, named).verifier
+        made = KeyFacts(purpose="log", fingerprint=key.shown, vkey=str(key), principal=by)
+        found.append(_event("key.created", made, "key/log"))
     return found
 
 

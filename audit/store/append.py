@@ -18,7 +18,7 @@ def append(store: AuditStore, events: Sequence[Event]) -> int:
     Raises StoreUnavailable, in which case none of them is in.
     """
     with store.writing() as connection:
-        return sum(_insert(connection, event) for event in events)
+        return sum(insert_event(connection, event) is not None for event in events)
 
 
 def append_decided(store: AuditStore, decide: Callable[[Connection], Sequence[Event]]) -> Sequence[Event]:
@@ -32,11 +32,12 @@ def append_decided(store: AuditStore, decide: Callable[[Connection], Sequence[Ev
     with store.writing() as connection:
         events = decide(connection)
         for event in events:
-            _insert(connection, event)
+            insert_event(connection, event)
     return events
 
 
-def _insert(connection: Connection, event: Event) -> bool:
+def insert_event(connection: Connection, event: Event) -> int | None:
+    """Put one event in under the caller's write lock: its seq, or None if its id is on record already."""
     from audit.store.tables import EVENT, PAYLOAD
 
     columns = {name: getattr(event, name) for name in _COLUMNS}
@@ -44,6 +45,6 @@ def _insert(connection: Connection, event: Event) -> bool:
     if seq is None:
         if connection.execute(select(EVENT.c.seq).where(EVENT.c.id == event.id)).scalar() is None:
             raise StoreUnavailable(f"The store takes no {event.type} and does not say why.", hint="See `audit status`.")
-        return False  # this id is on record already
+        return None
     connection.execute(insert(PAYLOAD), {"event_seq": seq, "salt": event.salt, "body": event.body})
-    return True
+    return int(seq)

@@ -52,6 +52,30 @@ GUARDS = (
        BEGIN SELECT RAISE(ABORT, 'withdrawal is insert-only'); END""",
 )
 
+
+def _only_inserted(table: str, taken: str) -> tuple[str, ...]:
+    """A row goes in once and stays. `taken`: when its place is."""
+    return (
+        f"""CREATE TRIGGER {table}_no_replace BEFORE INSERT ON {table} WHEN {taken}
+       BEGIN SELECT RAISE(ABORT, '{table} is insert-only'); END""",
+        f"""CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
+       BEGIN SELECT RAISE(ABORT, '{table} is insert-only'); END""",
+        f"""CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
+       BEGIN SELECT RAISE(ABORT, '{table} is insert-only'); END""",
+    )
+
+
+LEDGER_GUARDS = (
+    *_only_inserted(
+        "leaf",
+        "NEW.idx <> 1 + coalesce((SELECT max(idx) FROM leaf), -1) OR length(NEW.hash) <> 32 "
+        "OR EXISTS (SELECT 1 FROM leaf WHERE event_seq = NEW.event_seq)",
+    ),
+    *_only_inserted("node", "EXISTS (SELECT 1 FROM node WHERE level = NEW.level AND idx = NEW.idx)"),
+    *_only_inserted("checkpoint", "NEW.size <= coalesce((SELECT max(size) FROM checkpoint), 0)"),
+    *_only_inserted("anchor", "EXISTS (SELECT 1 FROM anchor WHERE event_seq = NEW.event_seq)"),
+)
+
 _ENDED = "('completed','cached','failed','timed_out','crashed','cancelled','not_ready','rolled_back')"
 
 

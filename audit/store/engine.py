@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from audit.errors import StoreBusy, StoreUnavailable
 from audit.settings import Settings, settings
 
-HEAD = "0001"  # the newest migration; a test holds it against the migrations folder
+HEAD = "0002"  # the newest migration; a test holds it against the migrations folder
 BUSY_SECONDS = 5  # how long a write waits for others before it goes to the spool
 
 

@@ -235,25 +235,21 @@ def alert_topics(store: AuditStore, spec: str | None, since: str) -> list[tuple[
     return [(row["kind"], row["about"]) for row in rows]
 
 
-def first_payload(connection: Connection, type: str) -> dict[str, Any] | None:
-    """Payload of the first event of a type."""
-    body = connection.execute(
-        text(
-            """SELECT p.body FROM event e JOIN payload p ON p.event_seq = e.seq
-                WHERE e.type = :type ORDER BY e.seq LIMIT 1"""
-        ),
-        {"type": type},
-    ).scalar()
-    return orjson.loads(body) if body else None
+def recorded_of_types(connection: Connection, types: Sequence[str]) -> list[Recorded]:
+    """Every event of the few that there are of these types, the oldest first, inside the caller's transaction."""
+    rows = connection.execute(
+        text(f"{_EVENT} WHERE e.type IN (SELECT value FROM json_each(:types)) ORDER BY e.seq"), {"types": _json(types)}
+    )
+    return [_recorded(row) for row in rows]
 
 
 def guards_in_place(store: AuditStore) -> bool:
     """Whether the database has the triggers that make it insert-only, and no others."""
-    from audit.store.ddl import GUARDS
+    from audit.store.ddl import GUARDS, LEDGER_GUARDS
 
     with store.reading() as connection:
         found = connection.execute(text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")).scalars()
-        return set(found) == set(GUARDS)
+        return set(found) == {*GUARDS, *LEDGER_GUARDS}
 
 
 def damage(store: AuditStore) -> str | None:

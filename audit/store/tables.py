@@ -54,6 +54,47 @@ class WithdrawalRow(SQLModel, table=True):
     by_event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), nullable=False))
 
 
+class LeafRow(SQLModel, table=True):
+    """An event's place in the tree, given when it was sealed, and its leaf hash."""
+
+    __tablename__ = "leaf"
+
+    idx: int = Field(sa_column=Column(Integer, primary_key=True))
+    event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), nullable=False, unique=True))
+    hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class NodeRow(SQLModel, table=True):
+    """A hash above the leaves, of the levels that head a tile (8, 16, …), so that a proof reads few rows."""
+
+    __tablename__ = "node"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    level: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    idx: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
+class CheckpointRow(SQLModel, table=True):
+    """A signed note over the tree's head at one size."""
+
+    __tablename__ = "checkpoint"
+
+    size: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    note: str = Field(sa_column=Column(Text, nullable=False))
+
+
+class AnchorRow(SQLModel, table=True):
+    """What somebody outside said of a checkpoint; told by the event that it is filed under."""
+
+    __tablename__ = "anchor"
+
+    event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), primary_key=True))
+    size: int = Field(sa_column=Column(Integer, ForeignKey("checkpoint.size"), nullable=False))
+    kind: str = Field(sa_column=Column(Text, nullable=False))
+    evidence: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+
+
 # For Core statements: the plain tables behind the classes.
 EVENT = SQLModel.metadata.tables["event"]
 PAYLOAD = SQLModel.metadata.tables["payload"]

@@ -1,0 +1,1 @@
+"""ANSWER: what can be proven, and to whom."""

@@ -1,0 +1,1 @@
+"""SEAL: events become leaves of a Merkle tree, and signed checkpoints fix its head."""

@@ -1,0 +1,236 @@
+"""Signed notes and checkpoints: c2sp.org/signed-note, tlog-checkpoint and tlog-cosignature, with Ed25519.
+
+A note is text and signatures. Nothing may be believed of it before `verified` has named the keys that signed it;
+signatures of unknown keys are ignored, as the standard demands. ML-DSA-44 cosignatures are such to us.
+"""
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from audit.errors import ProofRejected, UserError
+
+ED25519 = 0x01
+COSIGNATURE = 0x04  # a time stamped Ed25519 cosignature over a checkpoint
+KINDS = (ED25519, COSIGNATURE)
+MAX_NOTE = 1_000_000  # characters; and signatures, as Go's note package has it
+MAX_SIGNATURES = 100
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+_SIGNED = "— "
+_PRIVATE = "PRIVATE+KEY+"
+_NAME = re.compile(r"[^\s+]+")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierKey:
+    """A key's public part: its name, what it signs, and 32 bytes (RFC 8032)."""
+
+    name: str
+    kind: int
+    public: bytes
+
+    @property
+    def key_id(self) -> bytes:
+        """Four bytes that a signature names its key by: SHA-256(name ‖ 0x0A ‖ kind ‖ key)."""
+        return hashlib.sha256(self.name.encode() + b"\n" + bytes([self.kind]) + self.public).digest()[:4]
+
+    @property
+    def shown(self) -> str:
+        """`acme.example/fraud+530d903a`: what names the key for people."""
+        return f"{self.name}+{self.key_id.hex()}"
+
+    def __str__(self) -> str:
+        """As c2sp.org/signed-note writes verifier keys (a vkey)."""
+        return f"{self.shown}+{base64.b64encode(bytes([self.kind]) + self.public).decode()}"
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """An Ed25519 key that signs a log's checkpoints under the log's origin."""
+
+    name: str
+    seed: bytes = field(repr=False)
+
+    @property
+    def verifier(self) -> VerifierKey:
+        return VerifierKey(self.name, ED25519, self._private.public_key().public_bytes_raw())
+
+    @property
+    def encoded(self) -> str:
+        """As Go's note package writes signer keys."""
+        return f"{_PRIVATE}{self.verifier.shown}+{base64.b64encode(bytes([ED25519]) + self.seed).decode()}"
+
+    @property
+    def _private(self) -> Ed25519PrivateKey:
+        return Ed25519PrivateKey.from_private_bytes(self.seed)
+
+    def signature(self, text: str) -> bytes:
+        return self._private.sign(text.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One line of a note: whose it claims to be, and its bytes."""
+
+    name: str
+    key_id: bytes
+    value: bytes
+
+    def __str__(self) -> str:
+        return f"{_SIGNED}{self.name} {base64.b64encode(self.key_id + self.value).decode()}\n"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A note as it was read; nothing in it is verified."""
+
+    text: str
+    signatures: tuple[Signature, ...]
+
+    def __str__(self) -> str:
+        return f"{self.text}\n{''.join(map(str, self.signatures))}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A tree's head: origin of the log, number of leaves, root."""
+
+    origin: str
+    size: int
+    root: bytes
+
+    @cached_property
+    def text(self) -> str:
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+
+
+def signed(text: str, keys: Iterable[SigningKey]) -> Note:
+    """A note over `text`, which ends in a newline, signed by each of `keys`."""
+    return Note(text, tuple(Signature(key.name, key.verifier.key_id, key.signature(text)) for key in keys))
+
+
+def parse_note(written: str) -> Note:
+    """Text and signatures of a note. Raises ProofRejected if it is none, or one key signed it twice."""
+    if len(written) > MAX_NOTE:
+        raise ProofRejected(f"The note has {len(written)} characters; {MAX_NOTE} are read.")
+    text, found, lines = written.rpartition("\n\n")
+    if not found or not text or not lines.endswith("\n") or _CONTROL.search(written):
+        raise ProofRejected("This is no signed note: text, an empty line, signature lines.")
+    signatures = tuple(_signature(line) for line in lines.removesuffix("\n").split("\n"))
+    if len(signatures) > MAX_SIGNATURES:
+        raise ProofRejected(f"The note has {len(signatures)} signatures; {MAX_SIGNATURES} are read.")
+    for nth, one in enumerate(signatures):
+        if any((one.name, one.key_id) == (other.name, other.key_id) for other in signatures[:nth]):
+            raise ProofRejected(f"The note has two signatures by one key, {one.name}+{one.key_id.hex()}.")
+    return Note(text + "\n", signatures)
+
+
+def verified(note: Note, keys: Iterable[VerifierKey]) -> list[VerifierKey]:
+    """Those of `keys` that signed the note.
+
+    Raises ProofRejected if a signature that names one of them is not its own.
+    """
+    known = {(key.name, key.key_id): key for key in keys}
+    found = []
+    for signature in note.signatures:
+        if key := known.get((signature.name, signature.key_id)):
+            _check(note.text, signature, key)
+            found.append(key)
+    return found
+
+
+def cosigned_at(signature: Signature) -> int:
+    """When a witness says that it signed, in seconds since 1970; to be believed once the signature is verified."""
+    return int.from_bytes(signature.value[:8], "big")
+
+
+def cosignature(key: SigningKey, text: str, at: int) -> Signature:
+    """What a witness with `key` adds to a checkpoint's text (c2sp.org/tlog-cosignature, Ed25519)."""
+    verifier = VerifierKey(key.name, COSIGNATURE, key.verifier.public)
+    value = at.to_bytes(8, "big") + key.signature(_cosigned(text, at))
+    return Signature(key.name, verifier.key_id, value)
+
+
+def parse_checkpoint(text: str) -> Checkpoint:
+    """The tree's head in a note's text. Raises ProofRejected if there is none. Extension lines are ignored."""
+    lines = text.split("\n")
+    if len(lines) < 4 or lines[-1] or not all(lines[:-1]) or not _DECIMAL.fullmatch(lines[1]):
+        raise ProofRejected("The note is no checkpoint: origin, tree size and root, a line each.")
+    return Checkpoint(lines[0], int(lines[1]), _bytes(lines[2], "The checkpoint's root", 32))
+
+
+def parse_key(written: str) -> VerifierKey:
+    """A vkey. Raises UserError if it is none, or of a kind that is not read here."""
+    name, _, rest = written.strip().partition("+")
+    key_id, _, encoded = rest.partition("+")
+    try:
+        kind, *public = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        kind, public = -1, []
+    key = VerifierKey(name, kind, bytes(public)) if kind in KINDS and len(public) == KEY_BYTES else None
+    if key is None or not _NAME.fullmatch(name) or key.key_id.hex() != key_id:
+        raise UserError(
+            f"{written.strip()[:80]!r} is no verifier key of Ed25519.",
+            hint="One reads <name>+<id>+<base64>: see `audit log-key`.",
+        )
+    return key
+
+
+def parse_signing_key(written: str) -> SigningKey:
+    """A signer key as Go's note package writes it. Raises UserError, which never shows it, if it is none."""
+    name, _, rest = written.strip().removeprefix(_PRIVATE).partition("+")
+    key_id, _, encoded = rest.partition("+")
+    try:
+        kind, *seed = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        kind, seed = -1, []
+    if written.startswith(_PRIVATE) and _NAME.fullmatch(name) and kind == ED25519 and len(seed) == KEY_BYTES:
+        key = SigningKey(name, bytes(seed))
+        if key.verifier.key_id.hex() == key_id:
+            return key
+    raise UserError("The log's signing key is damaged or of another kind.", hint=f"One begins with {_PRIVATE}.")
+
+
+def _signature(line: str) -> Signature:
+    name, _, encoded = line.removeprefix(_SIGNED).partition(" ")
+    if not line.startswith(_SIGNED) or not _NAME.fullmatch(name):
+        raise ProofRejected(f"The note's line {line[:60]!r} is no signature.")
+    value = _bytes(encoded, f"The signature of {name}")
+    if len(value) <= 4:
+        raise ProofRejected(f"The signature of {name} is cut short.")
+    return Signature(name, value[:4], value[4:])
+
+
+def _check(text: str, signature: Signature, key: VerifierKey) -> None:
+    value, message = signature.value, text
+    if key.kind == COSIGNATURE:
+        value, message = signature.value[8:], _cosigned(text, cosigned_at(signature))
+    try:
+        Ed25519PublicKey.from_public_bytes(key.public).verify(value, message.encode())
+    except (InvalidSignature, ValueError):
+        raise ProofRejected(f"The signature of {key.shown} does not fit the note.") from None
+
+
+def _cosigned(text: str, at: int) -> str:
+    return f"cosignature/v1\ntime {at}\n{text}"
+
+
+def _bytes(encoded: str, what: str, length: int | None = None) -> bytes:
+    """Bytes of canonical base64 (RFC 4648, 4): another spelling of the same bytes would be another note."""
+    try:
+        found = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        found = b""
+    if base64.b64encode(found).decode() != encoded or length not in (None, len(found)):
+        raise ProofRejected(f"{what} is not in base64{f', {length} bytes' if length else ''}.")
+    return found
