@@ -56,15 +56,15 @@ def seal(
     """
     with store.writing() as connection:
         found = ledger.unsealed(connection, BATCH)
-        if all(event.type.startswith("checkpoint.") for event in found):
+        if all(type.startswith("checkpoint.") for _, type, _ in found):
             return None
         _demand_current(connection, key)
         read = reader(connection)
         size = ledger.size(connection)
         previous = _continued(connection, size, read, kept)
-        leaves = [tree.leaf_hash(event.envelope.encode()) for event in found]
+        leaves = [tree.leaf_hash(envelope) for _, _, envelope in found]
         nodes = tree.appended(size, leaves, read)
-        ledger.add_leaves(connection, [(size + nth, event.seq, leaves[nth]) for nth, event in enumerate(found)])
+        ledger.add_leaves(connection, size, leaves)
         ledger.add_nodes(connection, [(*node, hash) for node, hash in nodes])
         size += len(leaves)
         signers = [key] if takes_over_from is None else [key, takes_over_from]

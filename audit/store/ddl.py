@@ -68,8 +68,9 @@ def _only_inserted(table: str, taken: str) -> tuple[str, ...]:
 LEDGER_GUARDS = (
     *_only_inserted(
         "leaf",
-        "NEW.idx <> 1 + coalesce((SELECT max(idx) FROM leaf), -1) OR length(NEW.hash) <> 32 "
-        "OR EXISTS (SELECT 1 FROM leaf WHERE event_seq = NEW.event_seq)",
+        # One look at the last leaf, for this guards a bulk: the next index, of a later event.
+        "coalesce((SELECT NEW.idx = idx + 1 AND NEW.event_seq > event_seq FROM leaf ORDER BY idx DESC LIMIT 1), "
+        "NEW.idx = 0) IS NOT 1",
     ),
     *_only_inserted("node", "EXISTS (SELECT 1 FROM node WHERE level = NEW.level AND idx = NEW.idx)"),
     *_only_inserted("checkpoint", "NEW.size <= coalesce((SELECT max(size) FROM checkpoint), 0)"),

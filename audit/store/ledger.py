@@ -10,6 +10,7 @@ from audit.errors import InconsistentTree
 from audit.store.engine import AuditStore
 from audit.store.read import Recorded, recorded_of_types
 
+HASH_BYTES = 32
 KEY_TYPES = ("key.created", "key.rotated", "key.lost")
 
 
@@ -29,21 +30,28 @@ def size(connection: Connection) -> int:
     return int(connection.execute(text("SELECT coalesce(max(idx) + 1, 0) FROM leaf")).scalar_one())
 
 
-def unsealed(connection: Connection, at_most: int) -> Sequence[Row[Any]]:
-    """(seq, type, envelope) of the oldest events without a leaf. SQLite has one writer: whatever commits, commits in
-    the order of seq."""
-    return connection.execute(
-        text(
-            """SELECT seq, type, envelope FROM event
-                WHERE seq > (SELECT coalesce(max(event_seq), 0) FROM leaf) ORDER BY seq LIMIT :at_most"""
-        ),
-        {"at_most": at_most},
-    ).all()
+def unsealed(connection: Connection, at_most: int) -> list[tuple[int, str, bytes]]:
+    """(seq, type, envelope's bytes) of the oldest events without a leaf. SQLite has one writer: whatever commits,
+    commits in the order of seq. By the driver's own cursor, for these may be many."""
+    rows = connection.connection.cursor()
+    rows.execute(
+        """SELECT seq, type, CAST(envelope AS BLOB) FROM event
+            WHERE seq > (SELECT coalesce(max(event_seq), 0) FROM leaf) ORDER BY seq LIMIT ?""",
+        (at_most,),
+    )
+    return list(rows.fetchall())
 
 
-def add_leaves(connection: Connection, rows: Sequence[tuple[int, int, bytes]]) -> None:
-    """(leaf index, event seq, leaf hash) each."""
-    connection.exec_driver_sql("INSERT INTO leaf (idx, event_seq, hash) VALUES (?, ?, ?)", list(rows))
+def add_leaves(connection: Connection, first: int, leaves: Sequence[bytes]) -> None:
+    """Give the oldest events without a leaf the next indexes from `first` on, in the order in which `unsealed` names
+    them. One statement: a row each from Python takes three times as long, most of it with the guard."""
+    connection.exec_driver_sql(
+        f"""INSERT INTO leaf (idx, event_seq, hash)
+            SELECT ? + nth, seq, substr(?, 1 + {HASH_BYTES} * nth, {HASH_BYTES}) FROM
+              (SELECT seq, row_number() OVER (ORDER BY seq) - 1 AS nth FROM event
+                WHERE seq > (SELECT coalesce(max(event_seq), 0) FROM leaf) ORDER BY seq LIMIT ?)""",
+        (first, b"".join(leaves), len(leaves)),
+    )
 
 
 def add_nodes(connection: Connection, rows: Sequence[tuple[int, int, bytes]]) -> None:
