@@ -203,18 +203,18 @@ class Story:
 
     def sum_up(self, seconds: float) -> None:
         """How many task runs were started here, how many the store has, and where to look next."""
-        from audit.store import read
+        from audit.store import ledger, read
         from audit.store.engine import open_store
 
-        on_record = read.task_runs_on_record(open_store(), self.started)
+        store = open_store()
+        on_record, log = read.task_runs_on_record(store, self.started), ledger.sealing(store)
         agree = "green" if on_record == len(self.started) else "red"
         self.console.print(
             f"\n[{agree}]{len(self.started)} task runs · {on_record} on record[/{agree}] · "
             f"{self.events} events · {self.decisions:,} decisions · {seconds:.0f} s"
         )
-        self.console.print(
-            f"Next:  audit runs · audit run {(self.flow_run or '')[-8:]} · make ui · audit events --type 'drift.*'"
-        )
+        self.console.print(f"Sealed: a log of {log.size:,} events, {log.unsealed} waiting for the next run to end")
+        self.console.print(f"Next:  audit runs · audit run {(self.flow_run or '')[-8:]} · audit verify · make ui")
 
 
 def _ingested(facts: Facts) -> tuple[str, str, str]:
