@@ -10,12 +10,16 @@ AuditError                 1  something did not hold
 │   └── NotAwaiting           a model version that no person is asked about, or no more
 ├── NotFound               1  a run, an event, a model that is not on record
 ├── ProofRejected          1  a proof, a note or a bundle that does not hold
+│   └── AuthorityUnknown      a time stamp or cosignature by nobody whose word is taken here
+├── AnchorRefused          1  an authority or a witness that was asked and does not vouch
 ├── InconsistentTree       1  what the store holds does not continue what was signed
 └── CouldNotTell           2  no answer, for lack of what it takes
     ├── StoreUnavailable      the store cannot be opened, read or written
     │   └── StoreBusy         others were writing for longer than we wait
     ├── ArtifactUnavailable   bytes that an address names are gone or differ
+    ├── AnchorUnavailable     an authority or a witness does not answer
     ├── KeyUnavailable        a key file is missing or open to others
+    ├── PublicationUnavailable  a place that a log is published to cannot be read or written
     └── AuditUnavailable      mode strict: neither store nor spool took the event
 """
 
@@ -77,6 +81,14 @@ class ProofRejected(AuditError):
     """A proof, a signed note or a bundle that does not hold, or is none."""
 
 
+class AuthorityUnknown(ProofRejected):
+    """A time stamp or a cosignature by nobody whose word is taken here; whether it is right cannot be told."""
+
+
+class AnchorRefused(AuditError):
+    """An authority or a witness that was asked to vouch for a checkpoint and does not."""
+
+
 class InconsistentTree(AuditError):
     """What the store holds does not continue what was signed before: nothing more may be signed."""
 
@@ -99,8 +111,16 @@ class ArtifactUnavailable(CouldNotTell):
     """The bytes at an artifact's address are missing or have another digest."""
 
 
+class AnchorUnavailable(CouldNotTell):
+    """An authority or a witness that does not answer: whether it would vouch is not known."""
+
+
 class KeyUnavailable(CouldNotTell):
     """A key file is missing, or can be read by others."""
+
+
+class PublicationUnavailable(CouldNotTell):
+    """The folder or bucket that a log is published to cannot be read or written, or holds no log."""
 
 
 class AuditUnavailable(CouldNotTell):

@@ -26,9 +26,10 @@ KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 _SIGNED = "— "
 _PRIVATE = "PRIVATE+KEY+"
-_NAME = re.compile(r"[^\s+]+")
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
+_NAME = re.compile(r"[^\s+\x00-\x1f\ud800-\udfff]+")  # \s are the Unicode spaces
+_FORBIDDEN = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")  # half a surrogate pair is no UTF-8
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
+_LARGEST = (1 << 63) - 1  # that SQLite and Go's tlog count up to
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +124,17 @@ def parse_note(written: str) -> Note:
     """Text and signatures of a note. Raises ProofRejected if it is none, or one key signed it twice."""
     if len(written) > MAX_NOTE:
         raise ProofRejected(f"The note has {len(written)} characters; {MAX_NOTE} are read.")
+    if odd := _FORBIDDEN.search(written):
+        raise ProofRejected(f"This is no signed note: it has the character {odd.group()!r}.")
     text, found, lines = written.rpartition("\n\n")
-    if not found or not text or not lines.endswith("\n") or _CONTROL.search(written):
+    if not found or not lines.endswith("\n"):
         raise ProofRejected("This is no signed note: text, an empty line, signature lines.")
     signatures = tuple(_signature(line) for line in lines.removesuffix("\n").split("\n"))
     if len(signatures) > MAX_SIGNATURES:
         raise ProofRejected(f"The note has {len(signatures)} signatures; {MAX_SIGNATURES} are read.")
     for nth, one in enumerate(signatures):
         if any((one.name, one.key_id) == (other.name, other.key_id) for other in signatures[:nth]):
-            raise ProofRejected(f"The note has two signatures by one key, {one.name}+{one.key_id.hex()}.")
+            raise ProofRejected(f"The note has two signatures by one key, {_excerpt(one.name)}+{one.key_id.hex()}.")
     return Note(text + "\n", signatures)
 
 
@@ -164,50 +167,75 @@ def cosignature(key: SigningKey, text: str, at: int) -> Signature:
 def parse_checkpoint(text: str) -> Checkpoint:
     """The tree's head in a note's text. Raises ProofRejected if there is none. Extension lines are ignored."""
     lines = text.split("\n")
-    if len(lines) < 4 or lines[-1] or not all(lines[:-1]) or not _DECIMAL.fullmatch(lines[1]):
+    if len(lines) < 4 or lines[-1] or not all(lines[:-1]):
         raise ProofRejected("The note is no checkpoint: origin, tree size and root, a line each.")
-    return Checkpoint(lines[0], int(lines[1]), _bytes(lines[2], "The checkpoint's root", 32))
+    return Checkpoint(
+        lines[0], decimal(lines[1], "The checkpoint's tree size"), decoded(lines[2], "The checkpoint's root", 32)
+    )
+
+
+def decimal(written: str, what: str) -> int:
+    """A count or an index below 2^63 in ASCII, without leading zeros. Raises ProofRejected, naming `what`."""
+    if not _DECIMAL.fullmatch(written) or int(written) > _LARGEST:
+        raise ProofRejected(f"{what} is no decimal number below 2^63 without leading zeros.")
+    return int(written)
+
+
+def decoded(encoded: str, what: str, length: int | None = None) -> bytes:
+    """Bytes of canonical base64 (RFC 4648, 4): another spelling of the same bytes would be another note.
+
+    Raises ProofRejected, naming `what`, if it is none or of another `length`.
+    """
+    try:
+        found = base64.b64decode(encoded, validate=True)
+    except (binascii.Error, ValueError):
+        found = b""
+    if base64.b64encode(found).decode() != encoded or length not in (None, len(found)):
+        raise ProofRejected(f"{what} is not {f'{length} bytes' if length else 'written'} in base64.")
+    return found
 
 
 def parse_key(written: str) -> VerifierKey:
-    """A vkey. Raises UserError if it is none, or of a kind that is not read here."""
-    name, _, rest = written.strip().partition("+")
-    key_id, _, encoded = rest.partition("+")
-    try:
-        kind, *public = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        kind, public = -1, []
-    key = VerifierKey(name, kind, bytes(public)) if kind in KINDS and len(public) == KEY_BYTES else None
-    if key is None or not _NAME.fullmatch(name) or key.key_id.hex() != key_id:
+    """A vkey. Raises UserError, which never shows it (it may be a private key), if it is none of a kind read here."""
+    name, key_id, kind, public = _key_parts(written.strip())
+    key = VerifierKey(name, kind, public)
+    if kind not in KINDS or len(public) != KEY_BYTES or key.key_id.hex() != key_id:
         raise UserError(
-            f"{written.strip()[:80]!r} is no verifier key of Ed25519.",
-            hint="One reads <name>+<id>+<base64>: see `audit log-key`.",
+            "This is no verifier key of Ed25519.", hint="One reads <name>+<id>+<base64>: see `audit log-key`."
         )
     return key
 
 
 def parse_signing_key(written: str) -> SigningKey:
     """A signer key as Go's note package writes it. Raises UserError, which never shows it, if it is none."""
-    name, _, rest = written.strip().removeprefix(_PRIVATE).partition("+")
-    key_id, _, encoded = rest.partition("+")
-    try:
-        kind, *seed = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        kind, seed = -1, []
-    if written.startswith(_PRIVATE) and _NAME.fullmatch(name) and kind == ED25519 and len(seed) == KEY_BYTES:
-        key = SigningKey(name, bytes(seed))
+    text = written.strip()
+    name, key_id, kind, seed = _key_parts(text.removeprefix(_PRIVATE))
+    if text.startswith(_PRIVATE) and kind == ED25519 and len(seed) == KEY_BYTES:
+        key = SigningKey(name, seed)
         if key.verifier.key_id.hex() == key_id:
             return key
     raise UserError("The log's signing key is damaged or of another kind.", hint=f"One begins with {_PRIVATE}.")
 
 
+def _key_parts(written: str) -> tuple[str, str, int, bytes]:
+    """Name, id, kind and bytes of a key; of kind 0, which there is not, if the text is none."""
+    try:
+        name, key_id, encoded = written.split("+", 2)
+        kind, *key = decoded(encoded, "The key")
+    except (ValueError, ProofRejected):
+        return "", "", 0, b""
+    if not _NAME.fullmatch(name) or not name.isprintable():  # the standard allows what steers a terminal; we show names
+        return "", "", 0, b""
+    return name, key_id, kind, bytes(key)
+
+
 def _signature(line: str) -> Signature:
     name, _, encoded = line.removeprefix(_SIGNED).partition(" ")
     if not line.startswith(_SIGNED) or not _NAME.fullmatch(name):
-        raise ProofRejected(f"The note's line {line[:60]!r} is no signature.")
-    value = _bytes(encoded, f"The signature of {name}")
+        raise ProofRejected(f"The note's line {_excerpt(line)} is no signature.")
+    value = decoded(encoded, f"The signature of {_excerpt(name)}")
     if len(value) <= 4:
-        raise ProofRejected(f"The signature of {name} is cut short.")
+        raise ProofRejected(f"The signature of {_excerpt(name)} is cut short.")
     return Signature(name, value[:4], value[4:])
 
 
@@ -215,6 +243,8 @@ def _check(text: str, signature: Signature, key: VerifierKey) -> None:
     value, message = signature.value, text
     if key.kind == COSIGNATURE:
         value, message = signature.value[8:], _cosigned(text, cosigned_at(signature))
+        if cosigned_at(signature) > _LARGEST:
+            raise ProofRejected(f"The cosignature of {key.shown} is of no time that there is.")
     try:
         Ed25519PublicKey.from_public_bytes(key.public).verify(value, message.encode())
     except (InvalidSignature, ValueError):
@@ -225,12 +255,6 @@ def _cosigned(text: str, at: int) -> str:
     return f"cosignature/v1\ntime {at}\n{text}"
 
 
-def _bytes(encoded: str, what: str, length: int | None = None) -> bytes:
-    """Bytes of canonical base64 (RFC 4648, 4): another spelling of the same bytes would be another note."""
-    try:
-        found = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        found = b""
-    if base64.b64encode(found).decode() != encoded or length not in (None, len(found)):
-        raise ProofRejected(f"{what} is not in base64{f', {length} bytes' if length else ''}.")
-    return found
+def _excerpt(hostile: str) -> str:
+    """As much of a text by whoever as may stand in a line for people: no control of a terminal, no end of line."""
+    return repr(hostile[:60])

@@ -89,10 +89,12 @@ def appended(size: int, leaves: Sequence[bytes], read: Read) -> list[tuple[Node,
 def root_implied(leaf: bytes, index: int, size: int, proof: Sequence[bytes]) -> bytes:
     """Root that `proof` implies for the leaf hash at `index` in a tree of `size` (RFC 9162, 2.1.3.2).
 
-    Raises ProofRejected if index is not below size or the proof has the wrong length.
+    Raises ProofRejected if index is not below size or the proof has the wrong length. It does not fix the size: leaf 0
+    has the same way up in trees of 7 and 8. A signed checkpoint does.
     """
     _within(index, size)
-    _whole(proof)
+    _demand_hashes([leaf], "of the leaf")
+    _demand_hashes(proof, "of the proof")
     node, last, found = index, size - 1, leaf
     for step in proof:
         if last == 0:
@@ -120,8 +122,12 @@ def verify_inclusion(leaf: bytes, index: int, size: int, proof: Sequence[bytes],
 
 
 def verify_consistency(old: int, old_root: bytes, size: int, new_root: bytes, proof: Sequence[bytes]) -> None:
-    """Raises ProofRejected unless the tree of `size` continues the one of `old` (RFC 9162, 2.1.4.2)."""
-    _whole(proof)
+    """Raises ProofRejected unless the tree of `size` continues the one of `old` (RFC 9162, 2.1.4.2).
+
+    Every tree continues the empty one, whose proof and root are known.
+    """
+    _demand_hashes([old_root, new_root], "of the roots")
+    _demand_hashes(proof, "of the proof")
     if not 0 <= old <= size:
         raise ProofRejected(f"A tree of {size} does not continue one of {old}.")
     if old in (0, size):
@@ -129,8 +135,10 @@ def verify_consistency(old: int, old_root: bytes, size: int, new_root: bytes, pr
             raise ProofRejected(
                 f"From {old} to {size} the consistency proof must be empty; it has {len(proof)} hashes."
             )
-        if old_root != (EMPTY_ROOT if old == 0 else new_root):
-            raise ProofRejected(f"The tree of {size} has another root than the one of {old}.")
+        if old == 0 and old_root != EMPTY_ROOT:
+            raise ProofRejected(f"The root of an empty tree is {EMPTY_ROOT.hex()}, not {old_root.hex()}.")
+        if old == size and old_root != new_root:
+            raise ProofRejected(f"Two trees of {size} have different roots, {old_root.hex()} and {new_root.hex()}.")
         return
     implied = _both_implied(old, old_root, size, proof)
     for name, of, found, expected in (("old", old, implied[0], old_root), ("new", size, implied[1], new_root)):
@@ -168,10 +176,11 @@ def _within(index: int, size: int) -> None:
         raise ProofRejected(f"A tree of {size} has no leaf {index}.")
 
 
-def _whole(proof: Sequence[bytes]) -> None:
-    for nth, step in enumerate(proof):
-        if len(step) != HASH_BYTES:
-            raise ProofRejected(f"Hash {nth} of the proof has {len(step)} bytes, not {HASH_BYTES}.")
+def _demand_hashes(hashes: Sequence[bytes], where: str) -> None:
+    """What is longer could hide a node's two children, and what is shorter is no hash."""
+    for nth, hash in enumerate(hashes):
+        if len(hash) != HASH_BYTES:
+            raise ProofRejected(f"Hash {nth} {where} has {len(hash)} bytes, not {HASH_BYTES}.")
 
 
 def _both_implied(old: int, old_root: bytes, size: int, proof: Sequence[bytes]) -> tuple[bytes, bytes]:
