@@ -3,6 +3,8 @@
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from audit.errors import KeyUnavailable
@@ -10,29 +12,36 @@ from audit.errors import KeyUnavailable
 MAX_BYTES = 4_096
 
 
-def create_once(path: Path, content: bytes) -> None:
-    """Write a key unless there is one: of two processes that make one at a time, the first one's is the key.
-
-    Raises KeyUnavailable if the folder cannot be written.
+def create_once(path: Path, content: bytes) -> bool:
+    """Write a key unless there is one, and say whether: of two processes that make one at a time, the first one's is
+    the key. Raises KeyUnavailable if the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not path.exists():
-            _link_new(path, content)
-    except OSError as error:
-        raise KeyUnavailable(
-            f"{path} cannot be written ({error.strerror}).", hint="Set AUDIT_HOME to a folder that can."
-        ) from None
+    with _in_private_folder(path):
+        return not path.exists() and _link_new(path, content)
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a key in the place of what was there. Raises KeyUnavailable if the folder cannot be written."""
+    with _in_private_folder(path):
+        write_durably(path, content)
 
 
 def read_private(path: Path) -> bytes:
     """What is in the file. Raises KeyUnavailable if it is missing, or open to others."""
+    content = read_if_there(path)
+    if content is None:
+        raise KeyUnavailable(f"{path} is missing.", hint="Run `audit init`, or bring the key back.")
+    return content
+
+
+def read_if_there(path: Path) -> bytes | None:
+    """The same; None if it is missing."""
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read(MAX_BYTES)
     except FileNotFoundError:
-        raise KeyUnavailable(f"{path} is missing.", hint="Run `audit init`, or bring the key back.") from None
+        return None
     except OSError as error:
         raise KeyUnavailable(f"{path} cannot be read ({error.strerror}).") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -51,17 +60,37 @@ def write_durably(path: Path, content: bytes, mode: int = 0o600) -> None:
     _sync(path.parent)
 
 
-def _link_new(path: Path, content: bytes) -> None:
+def rename_durably(path: Path, to: Path) -> None:
+    """Put a file in the place of another one; harmless if another process was first."""
+    with suppress(FileNotFoundError):
+        path.replace(to)
+    _sync(to.parent)
+
+
+@contextmanager
+def _in_private_folder(path: Path) -> Iterator[None]:
+    """Make the folder, for its owner alone; what fails to be written there is named."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise KeyUnavailable(
+            f"{path} cannot be written ({error.strerror}).", hint="Set AUDIT_HOME to a folder that can."
+        ) from None
+
+
+def _link_new(path: Path, content: bytes) -> bool:
     """Written whole under another name, then linked: the first one wins and no one reads half a key."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         _write_new(draft, content, 0o600)
         os.link(draft, path)
     except FileExistsError:
-        pass  # another process was first; its key is the key
+        return False  # another process was first; its key is the key
     finally:
         draft.unlink(missing_ok=True)
     _sync(path.parent)
+    return True
 
 
 def _write_new(path: Path, content: bytes, mode: int) -> None:

@@ -109,6 +109,9 @@ def set_up(children: "Children", at: dict[str, str], cases: Sequence[Case], cons
         start_pages(children, at)
         make_record()
         children.wait_until(lambda: bool(ask("GET", f"{api}/health")), START_SECONDS)
+    # A run seals when it ends; this seals what a killed one, or a hook of the worker's, left behind.
+    with step("sealer", "audit seal --watch", console):
+        children.start("sealer", *PYTHON, "audit", "seal", "--watch", needed=False)
     with step("worker", f"work pool {POOL}", console):
         worker = ("--pool", POOL, "--type", "process", "--name", POOL, "--limit", str(RUNS_AT_ONCE + len(cases)))
         children.start("worker", *PREFECT, "worker", "start", *worker)

@@ -19,12 +19,17 @@ os.environ |= {
 
 from audit.settings import settings  # noqa: E402
 
+_GIVEN_ELSEWHERE = (
+    "AUDIT_DATABASE_URL", "AUDIT_ARTIFACTS_URL", "AUDIT_MODE", "AUDIT_ALERT_URL", "AUDIT_LOG_KEY",
+    "AUDIT_LOG_KEY_BLOCK", "AUDIT_TSA_URL", "AUDIT_TSA_ROOTS", "AUDIT_WITNESSES", "AUDIT_PUBLISH_URL",
+)  # fmt: skip
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A fresh AUDIT_HOME; the process's settings are read anew before and after."""
     monkeypatch.setenv("AUDIT_HOME", str(tmp_path / "var"))
-    for name in ("AUDIT_DATABASE_URL", "AUDIT_ARTIFACTS_URL", "AUDIT_MODE", "AUDIT_ALERT_URL"):
+    for name in _GIVEN_ELSEWHERE:
         monkeypatch.delenv(name, raising=False)
     settings.cache_clear()
     yield tmp_path / "var"

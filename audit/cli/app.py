@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from audit.cli import alerts, approve, events, registry, runs, spec, store
+from audit.cli import alerts, anchor, approve, events, prove, publish, registry, runs, sealing, spec, store, verify
 from audit.errors import AuditError
 
 app = typer.Typer(
@@ -18,7 +18,8 @@ app = typer.Typer(
 )
 COMMANDS: tuple[Callable[..., None], ...] = (
     store.init, store.status, runs.runs, runs.run, events.events, events.tail, registry.models, registry.datasets,
-    alerts.alerts, approve.approve,
+    alerts.alerts, approve.approve, sealing.seal, sealing.log_key, anchor.anchor, publish.publish,
+    prove.prove, prove.export, verify.verify,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

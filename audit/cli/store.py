@@ -5,7 +5,7 @@ import re
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,15 +28,15 @@ def init(
     ] = "",
     as_json: output.AsJson = False,
 ) -> None:
-    """Make the store, its mask key and its origin. Harmless where they exist.
+    """Make the store, its keys and its origin, and seal that. Harmless where they exist.
 
     Example: audit init --origin acme.example/fraud
     """
     from audit.recording import recorder
     from audit.recording.initialise import initialise
-    from audit.store.engine import store_path
+    from audit.store.engine import open_existing, store_path
 
-    if origin and not ORIGIN.fullmatch(origin):
+    if origin and not (ORIGIN.fullmatch(origin) and origin.isprintable()):
         raise UserError(f"--origin {origin!r} is no name.", hint="Write one without spaces and plus signs.")
     made = initialise(origin or None)
     recorder.flow_ended()
@@ -46,13 +46,15 @@ def init(
         )
     path = store_path(settings())
     if as_json:
-        output.write_json({"store": str(path), "origin": made.origin, "mask_key": made.mask_key, "made": made.made})
+        keys = {"mask_key": made.mask_key, "log_key": made.log_key}
+        output.write_json({"store": str(path), "origin": made.origin, **keys, "made": made.made})
         return
     output.show(
         output.facts(
             ("store", f"{path} ({'made' if made.made else 'was there; nothing changed'})"),
             ("origin", made.origin),
             ("mask key", f"{made.mask_key} in {settings().keys_path / 'mask.key'}: keep a copy"),
+            ("log key", _said_of(log_key_state(settings(), open_existing()))),
         )
     )
 
@@ -69,6 +71,19 @@ def status(as_json: output.AsJson = False) -> None:
         output.show(_for_people(found))
 
 
+LogKeyState = Literal["here", "not here", "lost", "another one", "unusable", "in a block", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogKey:
+    """Which key is the log's, and whether this process has it."""
+
+    recorded: str | None  # name and id
+    state: LogKeyState
+    place: str  # where it is, or was sought
+    problem: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """What `audit status` says."""
@@ -78,6 +93,13 @@ class Status:
     origin: str | None
     mask_key: str | None  # fingerprint
     mask_key_problem: str | None
+    log_key: LogKey
+    events_sealed: int  # leaves of the log's tree
+    events_not_sealed: int
+    events_due: int  # of them those that are no word about the last checkpoint itself
+    checkpoints: int
+    last_checkpoint_at: str | None
+    anchors: int
     mode: str
     prefect: str
     guards_in_place: bool  # False: triggers are not as they were made
@@ -100,12 +122,15 @@ def status_of(where: Settings) -> Status:
     from audit.recording.circumstances import knows_prefect
     from audit.store import read
     from audit.store.engine import HEAD, open_existing, store_path
+    from audit.store.ledger import not_sealed, sealing
 
     store = open_existing(where)
     prefect = version("prefect")
     counts = read.counts(store)
     opened = next(read.events(store, types=("store.opened",), newest_first=False, limit=1), None)
     key, problem = _mask_key(where, store)
+    log = sealing(store)
+    due, _ = not_sealed(store)
     root, files, size = _artifacts(where.artifacts_url)
     return Status(
         store=str(store_path(where)),
@@ -113,6 +138,13 @@ def status_of(where: Settings) -> Status:
         origin=opened.payload.get("origin") if opened else None,
         mask_key=key,
         mask_key_problem=problem,
+        log_key=log_key_state(where, store),
+        events_sealed=log.size,
+        events_not_sealed=log.unsealed,
+        events_due=due,
+        checkpoints=log.checkpoints,
+        last_checkpoint_at=log.newest,
+        anchors=log.anchors,
         mode=where.mode,
         prefect=prefect,
         guards_in_place=read.guards_in_place(store),
@@ -147,6 +179,37 @@ def _mask_key(where: Settings, store: "AuditStore") -> tuple[str | None, str | N
     return found, None
 
 
+def log_key_state(where: Settings, store: "AuditStore") -> LogKey:
+    """The log's key by what is on record and what lies here. Read off its text alone: no key is loaded for this."""
+    from audit.keyfile import read_if_there
+    from audit.ledger.keys import FILE, NEXT, PURPOSE, claimed
+    from audit.store.ledger import key_events
+
+    with store.reading() as connection:
+        told = [event for event in key_events(connection) if event.payload.get("purpose") == PURPOSE]
+    recorded = told[-1].payload.get("fingerprint") if told else None
+    place = "AUDIT_LOG_KEY" if where.log_key else str(where.keys_path / FILE)
+    if not told:
+        return LogKey(None, "none", place)
+    if told[-1].type == "key.lost":
+        return LogKey(recorded, "lost", place)
+    if where.log_key_block and not where.log_key:
+        return LogKey(recorded, "in a block", where.log_key_block)
+    try:
+        content = where.log_key.encode() if where.log_key else read_if_there(where.keys_path / FILE)
+        waiting = None if where.log_key else read_if_there(where.keys_path / NEXT)
+    except KeyUnavailable as unusable:
+        return LogKey(recorded, "unusable", place, str(unusable))
+    here = [None if one is None else claimed(one.decode(errors="replace")) for one in (content, waiting)]
+    if recorded in here:  # one that waits takes its place when it is next used
+        return LogKey(recorded, "here", place)
+    if content is None:
+        return LogKey(recorded, "not here", place)
+    if here[0] is None:
+        return LogKey(recorded, "unusable", place, f"{place} holds no signing key; bring the right one back")
+    return LogKey(recorded, "another one", place)
+
+
 def _waiting(spool: Path) -> int:
     from audit.store import read
     from audit.store.engine import opened
@@ -156,11 +219,11 @@ def _waiting(spool: Path) -> int:
 
 def _artifacts(url: str) -> tuple[str, int | None, int | None]:
     """The artifacts' root without any password; files and bytes in it where it is a folder."""
-    from audit.artifacts.blobs import folder_of, root_shown
+    from audit.roots import folder_of, shown
 
     folder = folder_of(url)
     if folder is None:
-        return root_shown(), None, None
+        return shown(url), None, None
     sizes = [_size(Path(at, name)) for at, _, names in os.walk(folder) for name in names]
     return str(folder), len(sizes), sum(sizes)
 
@@ -186,9 +249,11 @@ def _for_people(found: Status) -> "Table":
         ("guards", _guards(found)),
         ("origin", found.origin or "not set: run `audit init`"),
         ("mask key", key),
+        ("log key", _said_of(found.log_key)),
         ("mode", found.mode),
         ("recording", _seen(found)),
         ("on record", held + newest),
+        ("sealed", _sealed(found)),
         ("spool", _bad(found.waiting_in_spool, "events wait; the next run or `audit init` brings them home", "yellow")),
         ("lost", _bad(found.lost, "events are not on record: store and spool had both failed", "bold red")),
         ("approval", _waits(found.awaiting_approval)),
@@ -201,6 +266,42 @@ def _guards(found: Status) -> "Text":
     if found.guards_in_place:
         return output.styled("the database refuses changes")
     return output.styled("triggers are not as they were made; compare with a copy from before", "bold red")
+
+
+def _said_of(key: LogKey) -> "Text":
+    lost = "audit log-key --lost --reason TEXT"
+    match key.state:
+        case "here":
+            return output.styled(f"{key.recorded} in {key.place}: keep a copy")
+        case "in a block":
+            return output.styled(f"{key.recorded}, from the Prefect block {key.place}")
+        case "not here":
+            return output.styled(
+                f"{key.recorded} is not in {key.place}: this process does not seal. If it is gone for good: {lost}",
+                "yellow",
+            )
+        case "another one":
+            return output.styled(
+                f"{key.place} holds another one than the recorded {key.recorded}; bring it back", "red"
+            )
+        case "unusable":
+            return output.styled(key.problem or "", "red")
+        case "lost":
+            return output.styled(f"{key.recorded} was lost; nothing is sealed", "bold red")
+        case "none":
+            return output.styled("this log has none yet: run `audit init`", "yellow")
+
+
+def _sealed(found: Status) -> "Text":
+    """`187 of 188 events · last checkpoint 2026-11-24 21:04:11 UTC · 2 anchors`"""
+    last = (
+        f"last checkpoint {output.day_and_time(found.last_checkpoint_at)} UTC · {found.anchors:,} anchors"
+        if found.checkpoints
+        else "no checkpoint"
+    )
+    due = f" · {found.events_due:,} not sealed yet: audit seal" if found.events_due else ""
+    said = f"{found.events_sealed:,} of {found.events:,} events · {last}{due}"
+    return output.styled(said, "yellow" if found.events_due else "")
 
 
 def _seen(found: Status) -> "Text":

@@ -493,6 +493,7 @@ class AnchorFacts(Payload):
     by: str  # the authority's name, the witness's name and key id
     at: str  # when it says so, UTC
     digest: str  # of the evidence's bytes
+    asked: str | None = None  # of a time stamp: where, by scheme and host
 
 
 class PublishFacts(Payload):

@@ -1,45 +1,132 @@
 """The log's signing key: in `keys/log.key`, for its owner alone, or handed in by whoever fetched it from elsewhere.
 
 A process without it does not seal. Which key is the log's is on record; one that was lost is never replaced unasked.
+A new key lies in `log.key.next` until it is on record, then takes the other's place: whenever a process dies between,
+the record says which of the two files is the key.
 """
 
+import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from audit.errors import KeyUnavailable, UserError
-from audit.keyfile import create_once, read_private
-from audit.ledger.note import SigningKey, VerifierKey, parse_key, parse_signing_key
+from audit.errors import InconsistentTree, KeyUnavailable, UserError
+from audit.keyfile import put, read_if_there, read_private, rename_durably
 from audit.store.read import Recorded
 
+if TYPE_CHECKING:  # it imports cryptography, for which `audit status` should not wait
+    from audit.ledger.note import SigningKey, VerifierKey
+
 FILE = "log.key"
+NEXT = "log.key.next"
 PURPOSE = "log"
 SEED_BYTES = 32
+_TEXT = re.compile(r"PRIVATE\+KEY\+([^\s+]+\+[0-9a-f]{8})\+[A-Za-z0-9+/=]+")
 
 
-def create_log_key(folder: Path, origin: str) -> SigningKey:
-    """The key in `folder`, made for `origin` if there is none. Raises KeyUnavailable."""
-    create_once(folder / FILE, f"{SigningKey(origin, secrets.token_bytes(SEED_BYTES)).encoded}\n".encode())
-    return read_log_key(folder)
+def new_key(origin: str) -> "SigningKey":
+    """A key for the log of this origin, which nobody has yet."""
+    from audit.ledger.note import SigningKey
+
+    return SigningKey(origin, secrets.token_bytes(SEED_BYTES))
 
 
-def read_log_key(folder: Path) -> SigningKey:
+def written(key: "SigningKey") -> bytes:
+    """The key as its file has it: Go's signer key, a line."""
+    return f"{key.encoded}\n".encode()
+
+
+def first_key(folder: Path, origin: str) -> "SigningKey":
+    """The key that lies in `folder`, else a new one that waits there to be put on record.
+
+    Raises KeyUnavailable if the one that lies there is another log's.
+    """
+    if lying := key_in(folder / FILE):
+        demand_name(lying, origin, str(folder / FILE))
+        return lying
+    put_next(folder, made := new_key(origin))
+    return made
+
+
+def put_next(folder: Path, key: "SigningKey") -> None:
+    """Have a key wait in `folder` to be put on record. Raises KeyUnavailable if it cannot be written."""
+    put(folder / NEXT, written(key))
+
+
+def log_key(folder: Path, recorded: "Callable[[], VerifierKey | None]") -> "SigningKey | None":
+    """The key in `folder`; None if there is none. Raises KeyUnavailable if it is open to others or no key.
+
+    `recorded` is the log's key on record. It is asked only where a key waits, which takes its place if it is the one.
+    """
+    waiting = key_in(folder / NEXT)
+    if waiting and waiting.verifier == recorded():
+        with suppress(OSError):  # who may not write here leaves it to the next one
+            rename_durably(folder / NEXT, folder / FILE)
+        return waiting
+    return key_in(folder / FILE)
+
+
+def read_log_key(folder: Path) -> "SigningKey":
     """The key in `folder`. Raises KeyUnavailable if it is missing, open to others or no key."""
     return decoded(read_private(folder / FILE).decode(errors="replace"), str(folder / FILE))
 
 
-def decoded(written: str, place: str) -> SigningKey:
+def key_in(path: Path) -> "SigningKey | None":
+    """The key in a file; None if there is no file. Raises KeyUnavailable if it is open to others or no key."""
+    content = read_if_there(path)
+    return None if content is None else decoded(content.decode(errors="replace"), str(path))
+
+
+def decoded(text: str, place: str) -> "SigningKey":
     """The key that `place` holds. Raises KeyUnavailable if it is none."""
+    from audit.ledger.note import parse_signing_key
+
     try:
-        return parse_signing_key(written)
+        return parse_signing_key(text.strip())
     except UserError as damaged:
         raise KeyUnavailable(f"{place}: {damaged.what}", hint="Bring the right one back.") from None
 
 
-def current_key(told: Iterable[Recorded]) -> VerifierKey | None:
+def claimed(text: str) -> str | None:
+    """Name and id that a key's text gives itself, without a proof that they are its own; None if it is no key's."""
+    found = _TEXT.fullmatch(text.strip())
+    return found[1] if found else None
+
+
+def demand_name(key: "SigningKey", origin: str, place: str) -> None:
+    """Raises KeyUnavailable if `key` is not for the log of this origin."""
+    if key.name != origin:
+        raise KeyUnavailable(
+            f"{place} is the key of {key.name}, this log is {origin}.",
+            hint="Move it away, or say --origin with its name.",
+        )
+
+
+def current_key(told: Iterable[Recorded]) -> "VerifierKey | None":
     """The log's key after these key.* events, the oldest first; None before the first and after a loss."""
-    found: VerifierKey | None = None
+    keys = keys_in_turn(told)
+    return keys[-1] if keys else None
+
+
+def keys_on_record(told: Iterable[Recorded]) -> "list[VerifierKey]":
+    """Every key that was the log's, the oldest first."""
+    return [key for key in keys_in_turn(told) if key]
+
+
+def keys_in_turn(told: Iterable[Recorded]) -> "list[VerifierKey | None]":
+    """The log's key after each of these key.* events that is about it; None after a loss."""
+    from audit.ledger.note import parse_key
+
+    found: list[VerifierKey | None] = []
     for event in told:
-        if event.payload.get("purpose") == PURPOSE:
-            found = None if event.type == "key.lost" else parse_key(event.payload["vkey"])
+        if event.payload.get("purpose") != PURPOSE:
+            continue
+        try:
+            found.append(None if event.type == "key.lost" else parse_key(str(event.payload.get("vkey"))))
+        except UserError:
+            raise InconsistentTree(
+                f"event {event.id} ({event.type}) names no key of this log.", hint="Run `audit verify`."
+            ) from None
     return found

@@ -7,8 +7,10 @@ machine kept beside its key.
 """
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -20,15 +22,21 @@ from audit.events.event import Event, make_event
 from audit.events.payloads import CheckpointFacts
 from audit.keyfile import write_durably
 from audit.ledger import tree
-from audit.ledger.keys import current_key
+from audit.ledger.keys import current_key, keys_on_record
 from audit.ledger.note import Checkpoint, SigningKey, VerifierKey, parse_checkpoint, parse_note, signed, verified
 from audit.store import ledger
 from audit.store.append import insert_event
 from audit.store.engine import AuditStore
+from audit.store.read import Recorded
 
 SOURCE = "prefect-audit/sealer"
 BATCH = 10_000  # events a checkpoint at most: others wait for the lock meanwhile
+ALL = sys.maxsize  # a new key's events are the last, and it may sign no checkpoint that does not seal them
 KEPT = "checkpoint"  # beside the key: the last one that this machine signed
+OWN = "checkpoint."  # types of the events that sealing itself brings about
+CLOCK_TOLERANCE = timedelta(minutes=1)
+
+Announce = Callable[[VerifierKey | None], Sequence[Event]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +47,17 @@ class Sealed:
     events: int  # that were sealed
     note: str
     event: Event  # checkpoint.signed, which the next sealing seals
+    announced: Sequence[Event]  # that this sealing put on record itself
+    before: str | None  # when the checkpoint before was signed, by the clock of who signed it
+    not_kept: str = ""  # why this machine could not keep the checkpoint beside its key
+
+    @property
+    def clock_went_back(self) -> timedelta | None:
+        """How far this machine's clock is behind the last checkpoint, if it is worth a word."""
+        if self.before is None:
+            return None
+        behind = datetime.fromisoformat(self.before) - datetime.fromisoformat(self.event.time)
+        return behind if behind > CLOCK_TOLERANCE else None
 
 
 def seal(
@@ -48,34 +67,28 @@ def seal(
     actor: str,
     kept: Path | None = None,
     takes_over_from: SigningKey | None = None,
+    announce: Announce | None = None,
 ) -> Sealed | None:
     """Seal the oldest unsealed events, at most BATCH; None if there are none but those that sealing made itself.
 
-    `kept` is the file of the last checkpoint that this machine signed. Raises InconsistentTree if the store does not
-    continue what was signed, KeyUnavailable if `key` is not the log's, StoreUnavailable.
+    `kept` is the file of the last checkpoint that this machine signed. A new key is announced: `announce` is given the
+    key on record and makes the events that `key` becomes the log's by, which go in and are sealed in one transaction.
+    One that takes over signs with the one before. Raises InconsistentTree if the store does not continue what was
+    signed, KeyUnavailable if `key` is not the log's, StoreUnavailable.
     """
     with store.writing() as connection:
-        found = ledger.unsealed(connection, BATCH)
-        if all(type.startswith("checkpoint.") for _, type, _ in found):
+        announced = announce(current_key(ledger.key_events(connection))) if announce else ()
+        for event in announced:
+            insert_event(connection, event)
+        found = ledger.unsealed(connection, ALL if announced else BATCH)
+        if len(found) < BATCH and all(type.startswith(OWN) for _, type, _ in found):
             return None
-        _demand_current(connection, key)
-        read = reader(connection)
-        size = ledger.size(connection)
-        previous = _continued(connection, size, read, kept)
-        leaves = [tree.leaf_hash(envelope) for _, _, envelope in found]
-        nodes = tree.appended(size, leaves, read)
-        ledger.add_leaves(connection, size, leaves)
-        ledger.add_nodes(connection, [(*node, hash) for node, hash in nodes])
-        size += len(leaves)
         signers = [key] if takes_over_from is None else [key, takes_over_from]
-        head = Checkpoint(key.name, size, tree.root(size, read))
-        note = str(signed(head.text, signers))
-        ledger.add_checkpoint(connection, size, note)
-        event = _told(head, note, signers, previous, actor)
-        insert_event(connection, event)
-    if kept is not None:
-        write_durably(kept, note.encode(), mode=0o644)
-    return Sealed(size, len(found), note, event)
+        told = ledger.key_events(connection)
+        _demand_current(key, told)
+        _demand_both(signers, found)
+        done = _sealed(connection, found, signers, told, actor, kept, announced)
+    return done if kept is None else _kept(done, kept)
 
 
 def reader(connection: Connection) -> tree.Read:
@@ -83,8 +96,47 @@ def reader(connection: Connection) -> tree.Read:
     return tree.through_tiles(partial(ledger.hashes, connection))
 
 
-def _demand_current(connection: Connection, key: SigningKey) -> None:
-    recorded = current_key(ledger.key_events(connection))
+def _sealed(
+    connection: Connection,
+    found: Sequence[ledger.Waiting],
+    signers: Sequence[SigningKey],
+    told: Sequence[Recorded],
+    actor: str,
+    kept: Path | None,
+    announced: Sequence[Event],
+) -> Sealed:
+    read = reader(connection)
+    previous = ledger.size(connection)
+    _demand_continued(connection, previous, read, signers[0].name, told, kept)
+    leaves = [tree.leaf_hash(envelope) for _, _, envelope in found]
+    nodes = tree.appended(previous, leaves, read)
+    ledger.add_leaves(connection, previous, leaves)
+    ledger.add_nodes(connection, [(*node, hash) for node, hash in nodes])
+    size = previous + len(leaves)
+    head = Checkpoint(signers[0].name, size, tree.root(size, read))
+    note = str(signed(head.text, signers))
+    before = ledger.last_signed_at(connection)
+    ledger.add_checkpoint(connection, size, note)
+    event = _told(head, note, signers, previous, actor)
+    insert_event(connection, event)
+    return Sealed(size, len(found), note, event, announced, before)
+
+
+def _kept(done: Sealed, kept: Path) -> Sealed:
+    """Only now that it is in the store: one kept before would look like a store that was cut, if we died between.
+
+    A file that is behind does no harm, for the tree continues older checkpoints too.
+    """
+    try:
+        kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(kept, done.note.encode(), mode=0o644)
+    except OSError as refused:
+        return replace(done, not_kept=f"{kept} cannot be written ({refused.strerror}).")
+    return done
+
+
+def _demand_current(key: SigningKey, told: Sequence[Recorded]) -> None:
+    recorded = current_key(told)
     if recorded != key.verifier:
         raise KeyUnavailable(
             f"The log's key on record is {recorded.shown if recorded else 'none'}, this process holds "
@@ -93,28 +145,54 @@ def _demand_current(connection: Connection, key: SigningKey) -> None:
         )
 
 
-def _continued(connection: Connection, size: int, read: tree.Read, kept: Path | None) -> int:
-    """Size of the last checkpoint, which the tree must continue."""
+def _demand_both(signers: Sequence[SigningKey], found: Sequence[ledger.Waiting]) -> None:
+    """A new key is believed because the one before it says so."""
+    if len(signers) == 1 and any(type == "key.rotated" for _, type, _ in found):
+        raise KeyUnavailable(
+            "A key.rotated event waits that the key before it has not signed.",
+            hint="Nothing is signed. Find out who put it on record: audit events --type key.rotated",
+        )
+
+
+def _demand_continued(
+    connection: Connection, size: int, read: tree.Read, origin: str, told: Sequence[Recorded], kept: Path | None
+) -> None:
     last = ledger.last_checkpoint(connection)
     if (last[0] if last else 0) != size:
         raise InconsistentTree(
-            f"The tree has {size} leaves, its last checkpoint {last[0] if last else 0}.", hint="Run `audit verify`."
+            f"The tree has {size} leaves, its last checkpoint {last[0] if last else 0}.",
+            hint="Nothing is signed. Keep the store as it is and run `audit verify`.",
         )
     if last:
-        _demand_same_root(last[1], size, read, "the last checkpoint", _keys_on_record(connection))
-    if kept is not None and kept.exists():
-        _demand_same_root(kept.read_text(), size, read, str(kept), None)
-    return size
+        _demand_same_root(last[1], size, read, origin, "the last checkpoint", keys_on_record(told))
+    if kept is not None and (own := _text_of(kept)) and own != (last[1] if last else None):
+        _demand_same_root(own, size, read, origin, str(kept), None)
 
 
-def _demand_same_root(written: str, size: int, read: tree.Read, what: str, keys: Sequence[VerifierKey] | None) -> None:
+def _text_of(kept: Path) -> str | None:
+    try:
+        return kept.read_text()
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as refused:
+        raise KeyUnavailable(f"{kept} cannot be read ({refused}).", hint="It holds the last checkpoint.") from None
+
+
+def _demand_same_root(
+    written: str, size: int, read: tree.Read, origin: str, what: str, keys: Sequence[VerifierKey] | None
+) -> None:
     try:
         note = parse_note(written)
         head = parse_checkpoint(note.text)
+        if head.origin != origin:
+            raise ProofRejected(f"it is one of {head.origin}, this log is {origin}.")
         if keys is not None and not verified(note, keys):
             raise ProofRejected("no key of this log has signed it.")
     except ProofRejected as bad:
-        raise InconsistentTree(f"{what} cannot be believed: {bad.what}", hint="Run `audit verify`.") from None
+        raise InconsistentTree(
+            f"{what} cannot be believed: {bad.what}",
+            hint="Nothing is signed. Keep the store as it is and run `audit verify`.",
+        ) from None
     if head.size > size:
         raise InconsistentTree(
             f"The store has {size} sealed events, but a checkpoint of size {head.size} was signed here ({what}): "
@@ -126,11 +204,6 @@ def _demand_same_root(written: str, size: int, read: tree.Read, what: str, keys:
             f"The tree does not continue the checkpoint of size {head.size} ({what}): sealed events were changed.",
             hint="Nothing is signed. Keep the store as it is and run `audit verify`.",
         )
-
-
-def _keys_on_record(connection: Connection) -> list[VerifierKey]:
-    told = ledger.key_events(connection)
-    return [key for nth in range(len(told)) if (key := current_key(told[: nth + 1]))]
 
 
 def _told(head: Checkpoint, note: str, signers: Sequence[SigningKey], previous: int, actor: str) -> Event:

@@ -1,4 +1,4 @@
-"""`audit init`: the store, the mask key, and the log's origin, made once and put on record."""
+"""`audit init`: the store, the mask key, the log's origin and its key, made once and put on record."""
 
 import secrets
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from sqlalchemy import Connection
 from audit.errors import KeyUnavailable
 from audit.events.event import Event, make_event
 from audit.events.payloads import KeyFacts, Payload, StoreFacts
-from audit.ledger.keys import create_log_key
+from audit.ledger import keys
 from audit.privacy.mask_key import create_mask_key, fingerprint, read_mask_key
 from audit.recording import circumstances
+from audit.recording.sealing import Given, given_key, key_event, signing_key
 from audit.settings import Settings, settings
 from audit.store import engine, read
 from audit.store.append import append_decided
@@ -34,7 +35,7 @@ def initialise(origin: str | None = None, where: Settings | None = None) -> Init
     """Make what is missing of store, keys and origin; harmless when all is there.
 
     Raises StoreUnavailable, and KeyUnavailable if the mask key that the store knows of is gone: a new one
-    would silently stop matching old rows.
+    would silently stop matching old rows; or if a log key that is here is another log's.
     """
     where = where or settings()
     store = engine.open_store(where)
@@ -45,7 +46,9 @@ def initialise(origin: str | None = None, where: Settings | None = None) -> Init
         _same_key(fingerprint(mask_key), known.mask_key)
     if known.complete:
         return _stands(known, made=False)
-    append_decided(store, lambda connection: _missing(connection, mask_key, origin, where))
+    given = None if known.log_key else given_key(where)  # before the lock: a block comes over the network
+    append_decided(store, lambda connection: _missing(connection, mask_key, given, origin, where))
+    signing_key(where)  # a new key takes its place, now that it is on record
     with store.reading() as connection:
         return _stands(_known(connection), made=True)
 
@@ -70,7 +73,7 @@ def _known(connection: Connection) -> _Known:
             found.setdefault("origin", event.payload["origin"])
         elif event.payload["purpose"] == "mask":
             found.setdefault("mask_key", event.payload["fingerprint"])
-        else:
+        elif event.payload["purpose"] == keys.PURPOSE:
             found["log_key"] = event.payload["fingerprint"]
     return _Known(found.get("origin"), found.get("mask_key"), found.get("log_key"))
 
@@ -80,12 +83,14 @@ def _stands(known: _Known, *, made: bool) -> Initialised:
     return Initialised(known.origin, known.mask_key, known.log_key, made)
 
 
-def _missing(connection: Connection, mask_key: bytes, origin: str | None, where: Settings) -> list[Event]:
+def _missing(
+    connection: Connection, mask_key: bytes, given: Given | None, origin: str | None, where: Settings
+) -> list[Event]:
     """What is not on record yet. Under the lock: of two that initialise at once, the second finds it done."""
     found: list[Event] = []
     known = _known(connection)
     by = circumstances.principal()
-    named = known.origin or origin or f"{LOCAL_ORIGIN}/{secrets.token_hex(8)}"
+    named = known.origin or origin or (given.key.name if given else f"{LOCAL_ORIGIN}/{secrets.token_hex(8)}")
     if known.mask_key is None:
         found.append(
             _event("key.created", KeyFacts(purpose="mask", fingerprint=fingerprint(mask_key), principal=by), "key/mask")
@@ -94,9 +99,10 @@ def _missing(connection: Connection, mask_key: bytes, origin: str | None, where:
         opening = StoreFacts(origin=named, store_schema=engine.HEAD, principal=by)
         found.append(_event("store.opened", opening, "store"))
     if known.log_key is None:
-        key = create_log_key(where.keys_path, named).verifier
-        made = KeyFacts(purpose="log", fingerprint=key.shown, vkey=str(key), principal=by)
-        found.append(_event("key.created", made, "key/log"))
+        if given:
+            keys.demand_name(given.key, named, given.place)
+        key = given.key if given else keys.first_key(where.keys_path, named)
+        found.append(key_event("key.created", key.verifier))
     return found
 
 

@@ -3,6 +3,7 @@ to AUDIT_HOME/logs/audit.jsonl, which many processes share and which rotates. Id
 """
 
 import logging
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def tell(event: Event) -> None:
 
 
 def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | None":
+    if "prefect" not in sys.modules:  # no run is around us, and it would take two seconds to learn that
+        return None
     from prefect.exceptions import MissingContextError
     from prefect.logging import get_run_logger
 

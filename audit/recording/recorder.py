@@ -5,6 +5,7 @@ Mode `spool` never stops a pipeline; mode `strict` raises AuditUnavailable where
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,12 +15,13 @@ from typing import TypedDict
 
 from sqlalchemy import Connection
 
-from audit.errors import AuditUnavailable, KeyUnavailable, StoreBusy, StoreUnavailable
+from audit.errors import AuditUnavailable, InconsistentTree, KeyUnavailable, StoreBusy, StoreUnavailable
 from audit.events.event import Event, make_event
 from audit.events.payloads import Payload, StoreFacts
 from audit.events.vocabulary import Severity
 from audit.recording import circumstances, spool
 from audit.recording.initialise import initialise
+from audit.recording.sealing import seal_all, signing_key
 from audit.settings import Settings, settings
 from audit.store.append import append as append_to_store
 from audit.store.append import append_decided
@@ -70,7 +72,7 @@ def record_decided(decide: Callable[[Connection], Sequence[Fact]], *, in_store_o
 
     try:
         for event in _patiently(events):
-            _tell(event)
+            tell(event)
     except StoreUnavailable as away:
         if in_store_only or isinstance(away, StoreBusy):
             raise
@@ -93,13 +95,16 @@ def _patiently(decide: Callable[[Connection], Sequence[Event]]) -> Sequence[Even
 def append(event: Event) -> None:
     """Put one event into the store, else into the spool. Raises AuditUnavailable in mode `strict` only."""
     _recorder().append(event)
-    _tell(event)
+    tell(event)
 
 
 def flow_ended() -> None:
-    """What is due when a flow run ends: bring home what was spooled, by this process or another."""
-    if spool.waiting(settings().spool_path):
-        _recorder().bring_home()
+    """What is due when a flow run ends: bring home what was spooled, by this process or another, and seal it all."""
+    try:
+        if spool.waiting(settings().spool_path):
+            _recorder().bring_home()
+    finally:
+        _recorder().seal()
 
 
 def listen(listener: Listener) -> None:
@@ -112,12 +117,14 @@ def count_lost(what: str) -> None:
     _recorder().lose(what, "it could not be put into words")
 
 
-def _tell(event: Event) -> None:
+def tell(event: Event) -> None:
+    """Have everybody hear of an event that is on record: the log, Prefect's feed, this process's listeners."""
+    from audit.recording import logs
     from audit.recording.feed import feed
-    from audit.recording.logs import tell
 
-    tell(event)
-    feed(event)
+    logs.tell(event)
+    if "prefect" in sys.modules:  # else no run is around us, and it would take two seconds to learn that
+        feed(event)
     for listener in _listeners:
         listener(event)
 
@@ -187,6 +194,19 @@ class Recorder:
                 return
             self.looked, self.spooled = True, False
             self.dropped -= lost
+
+    def seal(self) -> None:
+        """Seal what waits, if the log's key is here. A failure only waits, for the run's outcome is the user's."""
+        if self._store_rests():
+            return
+        try:
+            if key := signing_key(self.where):
+                for _ in seal_all(self.where, key, tell=tell):
+                    pass
+        except InconsistentTree as changed:
+            log.error("NOTHING OF THE RECORD IS SEALED ANY MORE. %s", changed)
+        except (KeyUnavailable, StoreUnavailable) as failed:
+            log.warning("The record waits to be sealed. %s", failed)
 
     def _begin(self) -> None:
         """A new store gets its key and origin; what an earlier process spooled comes home."""

@@ -142,9 +142,10 @@ def _named(path: Path) -> Iterator[None]:
     """Turn the driver's errors into one line that names the store and the way out."""
     try:
         yield
-    except DBAPIError as failed:
-        busy = getattr(failed.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-        raise _cannot(path, str(failed.orig), StoreBusy if busy else StoreUnavailable) from failed
+    except (DBAPIError, sqlite3.Error) as failed:  # the latter where a query has the driver's own cursor
+        said = failed.orig if isinstance(failed, DBAPIError) else failed
+        busy = getattr(said, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+        raise _cannot(path, str(said), StoreBusy if busy else StoreUnavailable) from failed
     except SQLAlchemyError as failed:
         raise _cannot(path, type(failed).__name__) from failed
     except OSError as failed:

@@ -16,6 +16,7 @@ import pytest
 from audit.settings import read_settings
 from audit.store import read
 from audit.store.engine import open_store
+from audit.store.ledger import not_sealed
 from deployments.where import CLONE
 from flows import _beside as beside
 from tests.deployments.local_ui import Local, finished, local_ui, server, start, started, until
@@ -49,6 +50,8 @@ def test_a_day_with_make_ui(make_ui, visits):
     run = finished(api, started(api, "training", {"spec_file": str(visits)}))
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert_on_record(local.home, run)
+    until(lambda: not_sealed(open_store(read_settings({"AUDIT_HOME": str(local.home)}, local.home)))[0] == 0, 60)
+    assert any("seal\0--watch" in _command(pid) for pid in local.processes())
 
     beside_it(local, visits)
     at = beside.noted(local.home)

@@ -21,6 +21,7 @@ from audit.recording.initialise import initialise
 from audit.settings import settings
 from audit.store.append import append
 from audit.store.engine import AuditStore, close_stores, open_store
+from tests.anchoring import authority, witness  # noqa: F401  # fixtures
 
 BEGAN = datetime(2026, 11, 24, 21, 4, 1, tzinfo=UTC)
 ACTOR = "p:7c1e0f" + "0" * 58

@@ -15,10 +15,14 @@ from tests.audit.cli.conftest import Audit, Day
 HEAVY = ("prefect", "sqlmodel", "polars", "pandas", "sklearn", "alembic", "great_expectations", "evidently")
 COMMANDS = (
     [], ["init"], ["status"], ["runs"], ["run"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
-    ["approve"],
+    ["approve"], ["seal"], ["log-key"], ["publish"],
     ["spec"], ["spec", "check"],
 )  # fmt: skip
-READERS = (["status"], ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"])
+READERS = (
+    ["status"], ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
+    ["seal"], ["seal", "--watch"], ["publish", "log"], ["log-key"], ["log-key", "--rotate"],
+    ["log-key", "--lost", "--reason", "disk gone", "--yes"],
+)  # fmt: skip
 
 
 def imported_by(*words: str) -> set[str]:
@@ -52,7 +56,9 @@ def test_every_help_has_an_example(words: list[str], audit: Audit) -> None:
 
 
 def test_the_list_of_commands_above_is_complete() -> None:
-    registered = {(command.callback and command.callback.__name__) for command in app.registered_commands}
+    registered = {
+        command.callback.__name__.replace("_", "-") for command in app.registered_commands if command.callback
+    }
 
     assert registered | {"spec"} == {words[0] for words in COMMANDS if words}
 
@@ -134,7 +140,9 @@ def test_a_narrow_terminal_wraps_names_and_never_ids_or_times(day: Day) -> None:
 
 
 @pytest.mark.usefixtures("day")
-@pytest.mark.parametrize("words", [["status"], ["runs"], ["models"], ["datasets"], ["init"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [["status"], ["runs"], ["models"], ["datasets"], ["init"], ["seal"], ["log-key"]], ids=" ".join
+)
 def test_json_is_one_document_and_nothing_else(words: list[str], audit: Audit) -> None:
     shown = audit(*words, "--json")
 
