@@ -9,8 +9,8 @@ import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
+from audit import roots
 from audit.errors import ArtifactUnavailable
 from audit.settings import settings
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 SCHEME = "artifact://sha256/"
 _ADDRESS = re.compile(r"artifact://sha256/([0-9a-f]{64})")
-_SECRET_PARTS = re.compile(r"(?<=://)[^/\s\"@]*@|\?[^\s\"]*")  # of an URL: user and password, the query
 _CHUNK_BYTES = 1 << 20
 
 
@@ -53,22 +52,41 @@ def get(address: str) -> bytes:
         data = bytes(obstore.get(_store(), _key(digest)).bytes())
     except FileNotFoundError:
         raise ArtifactUnavailable(
-            f"{address} is missing under {root_shown()}.",
+            f"{address} is missing under {_root()}.",
             hint="Bring the file back from a copy, or set AUDIT_ARTIFACTS_URL to the root that holds it.",
         ) from None
     except (BaseError, OSError) as broken:
         raise _unreachable("read", broken) from broken
     if hashlib.sha256(data).hexdigest() != digest:
         raise ArtifactUnavailable(
-            f"{address} differs: the bytes under {root_shown()} have another SHA-256.",
+            f"{address} differs: the bytes under {_root()} have another SHA-256.",
             hint="Keep the file as it is and compare it with a copy from before.",
         )
     return data
 
 
+def stored_digest(address: str) -> str | None:
+    """The SHA-256 (hex) of the bytes that lie at `address`, read in pieces; None if nothing does.
+
+    Raises ArtifactUnavailable if the root cannot be read.
+    """
+    import obstore
+    from obstore.exceptions import BaseError
+
+    digest = hashlib.sha256()
+    try:
+        for chunk in obstore.get(_store(), _key(_hex(address))).stream(_CHUNK_BYTES):
+            digest.update(chunk)
+    except FileNotFoundError:
+        return None
+    except (BaseError, OSError) as broken:
+        raise _unreachable("read", broken) from broken
+    return digest.hexdigest()
+
+
 def local_path(address: str) -> Path | None:
     """Where the bytes of `address` lie on this machine; None if the root is remote or they are missing."""
-    folder = folder_of(settings().artifacts_url)
+    folder = roots.folder_of(settings().artifacts_url)
     path = folder / _key(_hex(address)) if folder else None
     return path if path and path.is_file() else None
 
@@ -101,21 +119,7 @@ def _store() -> "ObjectStore":
 
 @cache
 def _open(url: str) -> "ObjectStore":
-    from obstore.store import LocalStore, from_url
-
-    folder = folder_of(url)
-    if folder is None:
-        return from_url(url)
-    folder.mkdir(parents=True, exist_ok=True)
-    return LocalStore(folder)
-
-
-def folder_of(url: str) -> Path | None:
-    """The folder that `url` means: a plain path or file://; None for an object store."""
-    parts = urlsplit(url)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    return None if parts.scheme else Path(url).absolute()
+    return roots.opened(url)
 
 
 def _key(digest: str) -> str:
@@ -130,15 +134,12 @@ def _hex(address: str) -> str:
     return match[1]
 
 
-def root_shown() -> str:
-    """The artifacts' root as it may be shown: without password or query."""
-    url = settings().artifacts_url
-    return str(folder_of(url) or _SECRET_PARTS.sub("", url))
+def _root() -> str:
+    return roots.shown(settings().artifacts_url)
 
 
 def _unreachable(what_failed: str, broken: Exception) -> ArtifactUnavailable:
-    reason = _SECRET_PARTS.sub("", str(broken).partition("\n")[0])  # further lines are obstore's own debug output
     return ArtifactUnavailable(
-        f"Artifacts cannot be {what_failed} under {root_shown()} ({reason}).",
+        f"Artifacts cannot be {what_failed} under {_root()} ({roots.reason(broken)}).",
         hint="Make room or give access, or set AUDIT_ARTIFACTS_URL to a root that can be written.",
     )
