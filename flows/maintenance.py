@@ -21,7 +21,7 @@ from tasks.upkeep import look_after
     on_crashed=[tell_of_failure],
 )
 def maintenance(spec_file: str = SHIPPED, min_free_gb: float = 1.0) -> State[Any]:
-    """Store, spool, disk, late runs, open questions and undelivered messages; one message where any is not in order.
+    """Store, spool, ledger, disk, late runs, open questions, lost messages; one message where any is not in order.
 
     What it finds wrong is no failure of its own: the run completes and says so, with a damaged store as well.
 

@@ -1,4 +1,4 @@
-"""Look after what every pipeline rests on: store, spool, disk, schedule, open questions, undelivered messages.
+"""Look after what every pipeline rests on: store, spool, ledger, disk, schedule, open questions, undelivered messages.
 
 A check is a function of `Subject` that returns a `Check`; one more line in `CHECKS` and it is made every hour. A check
 whose question cannot be answered says so and stops no other: with a damaged store there is still a disk to look at.
@@ -14,10 +14,10 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from audit import task
-from audit.artifacts import blobs
-from audit.errors import AuditError
+from audit.errors import AuditError, CouldNotTell, NotFound
 from audit.events.canonical import timestamp
 from audit.recording import registry
+from audit.roots import folder_of
 from audit.settings import settings
 from audit.spec.model import Spec
 from audit.store import read
@@ -26,6 +26,7 @@ from tasks import _frames as frames
 
 LATE = timedelta(minutes=15)  # so long after its time a run has not started because nothing starts it
 LAST_PART = 0.25  # of the time for an answer, in which people are reminded
+SEALED_WITHIN = timedelta(hours=1)  # a run that ends seals, and `audit seal --watch` every few seconds
 RECENT = timedelta(days=7)  # messages that are looked at
 GIB = 1 << 30
 
@@ -90,10 +91,61 @@ def spool_is_empty(about: Subject) -> Check:
     return _fine("spool", f"{waited:,} events brought home" if waited else "empty")
 
 
+def record_is_sealed(about: Subject) -> Check:
+    """What was recorded an hour ago is sealed, for until then it can be changed unseen. Where the key is, we seal."""
+    from audit.recording.recorder import tell
+    from audit.recording.sealing import seal_all, signing_key
+    from audit.store import ledger
+
+    if key := signing_key(settings()):
+        for _ in seal_all(settings(), key, tell=tell):
+            pass
+    count, oldest = ledger.not_sealed(open_existing())
+    if oldest and oldest < timestamp(about.now - SEALED_WITHIN):
+        since = f"{count:,} events are not sealed, the oldest since {oldest[:16].replace('T', ' ')} UTC"
+        return _wrong("sealing", f"{since}. Run `audit seal --watch` where the log's key is.")
+    return _fine("sealing", f"{count:,} events wait, none for long" if count else "all is sealed")
+
+
+def checkpoint_is_anchored(about: Subject) -> Check:
+    """Those outside whom the settings name vouch for the newest checkpoint; who does not yet is asked."""
+    from audit.ledger.anchors import Anchored, NotAnchored, anchor_by_each, targets
+    from audit.recording import circumstances, recorder
+
+    asked = targets(settings())
+    if not asked:
+        return _skipped("anchors", "neither AUDIT_TSA_URL nor AUDIT_WITNESSES is set")
+    try:
+        found = anchor_by_each(open_existing(), asked, actor=circumstances.actor(), tell=recorder.tell)
+    except NotFound:
+        return _skipped("anchors", "nothing is sealed yet")
+    if failed := [str(one.why) for one in found if isinstance(one, NotAnchored)]:
+        return _wrong("anchors", " ".join(failed))
+    size = max(one.size for one in found if isinstance(one, Anchored))
+    return _fine("anchors", f"{len(found)} of {len(found)} vouch for the checkpoint of size {size:,}")
+
+
+def log_is_published(about: Subject) -> Check:
+    """The newest checkpoint stands where others can read it, with all that is under it."""
+    from audit.ledger.publisher import publish
+    from audit.recording import circumstances, recorder
+
+    url = settings().publish_url
+    if not url:
+        return _skipped("publication", "AUDIT_PUBLISH_URL is not set")
+    try:
+        done = publish(open_existing(), url, actor=circumstances.actor())
+    except NotFound:
+        return _skipped("publication", "nothing is sealed yet")
+    if done.event:
+        recorder.tell(done.event)
+    return _fine("publication", f"the checkpoint of size {done.size:,} is at {done.to}")
+
+
 def disk_has_room(about: Subject) -> Check:
     """Where store and artifacts live there is room for more."""
-    roots = [settings().home, store_path(settings()).parent, blobs.folder_of(settings().artifacts_url)]
-    free = {root: shutil.disk_usage(_existing(root)).free / GIB for root in dict.fromkeys(roots) if root}
+    folders = [settings().home, store_path(settings()).parent, folder_of(settings().artifacts_url)]
+    free = {root: shutil.disk_usage(_existing(root)).free / GIB for root in dict.fromkeys(folders) if root}
     root, least = min(free.items(), key=lambda known: known[1])
     if least < about.min_free_gb:
         return _wrong("disk", f"{least:.1f} GB free at {root}, wanted {about.min_free_gb:g}. Make room.")
@@ -108,7 +160,7 @@ def runs_start_in_time(about: Subject) -> Check:
     from prefect.settings import PREFECT_API_URL
 
     if not PREFECT_API_URL.value():
-        return Check(name="runs", verdict="skipped", detail="no Prefect server is configured")
+        return _skipped("runs", "no Prefect server is configured")
     waiting = FlowRunFilter.model_validate(
         {
             "tags": {"all_": [about.spec.name]},
@@ -120,7 +172,7 @@ def runs_start_in_time(about: Subject) -> Check:
         with get_client(sync_client=True) as client:
             late = client.read_flow_runs(flow_run_filter=waiting, limit=200)
     except HTTPError as error:
-        return Check(name="runs", verdict="skipped", detail=f"Prefect does not answer ({type(error).__name__})")
+        return _skipped("runs", f"Prefect does not answer ({type(error).__name__})")
     if late:
         first = min(run.next_scheduled_start_time for run in late if run.next_scheduled_start_time)
         return _wrong("runs", f"{len(late):,} of its runs wait, since {first:%Y-%m-%d %H:%M} UTC. Is a worker running?")
@@ -161,6 +213,9 @@ def messages_arrive(about: Subject) -> Check:
 CHECKS: dict[str, Callable[[Subject], Check]] = {
     "store": store_holds,
     "spool": spool_is_empty,
+    "sealing": record_is_sealed,
+    "anchors": checkpoint_is_anchored,
+    "publication": log_is_published,
     "disk": disk_has_room,
     "runs": runs_start_in_time,
     "approval": questions_have_time,
@@ -171,8 +226,10 @@ CHECKS: dict[str, Callable[[Subject], Check]] = {
 def _made(name: str, check: Callable[[Subject], Check], about: Subject) -> Check:
     try:
         return check(about)
+    except CouldNotTell as unknown:
+        return Check(name=name, verdict="could not tell", detail=str(unknown))
     except AuditError as error:
-        return Check(name=name, verdict="could not tell", detail=str(error))
+        return _wrong(name, str(error))
 
 
 def _fine(name: str, detail: str) -> Check:
@@ -181,6 +238,10 @@ def _fine(name: str, detail: str) -> Check:
 
 def _wrong(name: str, detail: str) -> Check:
     return Check(name=name, verdict="not in order", detail=detail)
+
+
+def _skipped(name: str, detail: str) -> Check:
+    return Check(name=name, verdict="skipped", detail=detail)
 
 
 def _existing(path: Path) -> Path:

@@ -13,8 +13,12 @@ from audit.errors import DatasetRejected
 from audit.events.payloads import Approver, KeyFacts
 from audit.events.references import Window
 from audit.events.vocabulary import VOCABULARY
+from audit.ledger.anchors import Witness, anchor
+from audit.ledger.keys import read_log_key
+from audit.ledger.publisher import publish
 from audit.recording import hooks, recorder
 from audit.recording.registry import Answer
+from audit.recording.sealing import replace_lost, rotate
 from audit.settings import settings
 from audit.spec.load import load_spec
 from audit.store import engine, read
@@ -25,6 +29,7 @@ from tasks.alert import Finding, send_alert
 from tasks.anomalies import ENOUGH, check_anomalies
 from tasks.approval import decide, request_approval
 from tasks.register import register
+from tests.anchoring import witnessing
 from tests.audit.recording.conftest import break_store, mend_store
 from tests.audit.recording.every_kind import everything
 from tests.flows.conftest import UseCase, an_evaluation, loans, turned
@@ -77,6 +82,8 @@ def test_every_type_there_is_is_emitted(
     a_candidate_that_a_person_lets_in(use_case)
     rejected_rows_that_nobody_can_be_told_of(use_case, monkeypatch)
     a_store_that_goes_and_comes_back(home)
+    a_log_key_that_is_handed_over_and_then_lost(home)
+    a_log_that_others_see(home.parent)
 
     assert {event.type for event in read.events(open_store())} == set(VOCABULARY)
 
@@ -125,6 +132,19 @@ def a_store_that_goes_and_comes_back(home: Path) -> None:
     something_happens()  # the spool takes it
     mend_store(home)
     something_happens()
+
+
+def a_log_key_that_is_handed_over_and_then_lost(home: Path) -> None:
+    rotate(settings(), tell=recorder.tell)
+    (home / "keys" / "log.key").unlink()
+    replace_lost(settings(), "on purpose", tell=recorder.tell)
+
+
+def a_log_that_others_see(folder: Path) -> None:
+    with witnessing(folder / "witness.json") as witness:
+        witness.knows(read_log_key(settings().keys_path).verifier)
+        anchor(open_store(), Witness(witness.vkey, witness.url), actor="p:unknown")
+    publish(open_store(), str(folder / "public"), actor="p:unknown")
 
 
 def something_happens() -> None:

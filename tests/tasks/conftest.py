@@ -11,6 +11,7 @@ from audit.events.event import uuid7
 from audit.events.payloads import Named, ScoringFacts, used
 from audit.events.references import DatasetVersion, ModelVersion, Window
 from audit.spec.model import Spec, TargetKind
+from tests.anchoring import authority, witness  # noqa: F401  # fixtures
 
 LOANS = {
     "name": "loans",

@@ -11,21 +11,28 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from audit import record
 from audit.events.canonical import timestamp
 from audit.events.payloads import AlertFacts, ApprovalFacts, KeyFacts, Used
+from audit.ledger.keys import read_log_key
+from audit.ledger.note import Checkpoint, SigningKey, signed
 from audit.recording.initialise import initialise
 from audit.settings import settings
 from audit.spec.model import Spec
-from audit.store.engine import close_stores
+from audit.store import ledger
+from audit.store.engine import close_stores, open_store
 from tasks.upkeep import (
     CHECKS,
     Subject,
+    checkpoint_is_anchored,
     disk_has_room,
+    log_is_published,
     look_after,
     messages_arrive,
     questions_have_time,
+    record_is_sealed,
     runs_start_in_time,
     spool_is_empty,
     store_holds,
 )
+from tests.anchoring import TimestampAuthority, Witness, replies
 from tests.audit.recording.conftest import break_store, mend_store
 
 MODEL = Used(name="model", kind="model", of="loans", version=2, address="artifact://sha256/m", digest="sha256:m")
@@ -40,7 +47,9 @@ def about(home: Path, loan_spec: Spec) -> Iterator[Subject]:
 
 def test_a_healthy_store_with_an_empty_spool_and_room_is_in_order(about: Subject) -> None:
     checks = [check(about) for check in CHECKS.values()]
-    assert {check.name: check.verdict for check in checks} == dict.fromkeys(CHECKS, "in order") | {"runs": "skipped"}
+    assert {check.name: check.verdict for check in checks} == dict.fromkeys(CHECKS, "in order") | dict.fromkeys(
+        ("runs", "anchors", "publication"), "skipped"
+    )
 
 
 def test_missing_guards_are_found(home: Path, about: Subject) -> None:
@@ -73,6 +82,81 @@ def test_what_waits_in_the_spool_is_brought_home(home: Path, about: Subject, mon
     assert spool_is_empty(about).verdict == "not in order"
     mend_store(home)
     assert spool_is_empty(about).detail == "2 events brought home"  # store.spooled with it
+
+
+def test_what_waits_is_sealed_where_the_key_is(about: Subject) -> None:
+    assert record_is_sealed(about).detail == "all is sealed"
+    assert ledger.sealing(open_store()).checkpoints == 1
+
+
+def test_what_nobody_seals_is_found_after_an_hour(home: Path, about: Subject) -> None:
+    (home / "keys" / "log.key").rename(home / "log.key")
+    assert record_is_sealed(about).detail == "3 events wait, none for long"
+    later = record_is_sealed(Subject(about.spec, 0.0, about.now + timedelta(hours=2)))
+    assert later.verdict == "not in order"
+    assert "3 events are not sealed, the oldest since" in later.detail
+    assert "Run `audit seal --watch` where the log's key is." in later.detail
+
+
+def test_a_log_that_cannot_be_sealed_says_why(home: Path, about: Subject) -> None:
+    record_is_sealed(about)
+    record("key.created", KeyFacts(purpose="test", fingerprint="f"), subject="key/test")
+    with sqlite3.connect(home / "audit.db") as database:
+        database.execute("DROP TRIGGER leaf_no_update")
+        database.execute("UPDATE leaf SET hash = zeroblob(32) WHERE idx = 1")
+    (found,) = (check for check in look_after.fn(about.spec, 0.0) if check.name == "sealing")
+    assert found.verdict == "not in order"
+    assert "sealed events were changed" in found.detail
+
+
+def test_who_is_named_vouches_for_the_newest_checkpoint(
+    about: Subject, authority: TimestampAuthority, witness: Witness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "witnesses").write_text(witness.line)
+    given = {
+        "AUDIT_TSA_URL": authority.url_with("acme", "hunter2"),
+        "AUDIT_TSA_ROOTS": str(authority.roots),
+        "AUDIT_WITNESSES": str(tmp_path / "witnesses"),
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    settings.cache_clear()
+    assert checkpoint_is_anchored(about).detail == "nothing is sealed yet"
+    record_is_sealed(about)
+    refused = checkpoint_is_anchored(about)
+    assert refused.verdict == "not in order"
+    assert refused.detail.startswith(f"{witness.vkey.shown} does not know this log")
+    witness.knows(read_log_key(settings().keys_path).verifier)
+    assert checkpoint_is_anchored(about).detail == "2 of 2 vouch for the checkpoint of size 3"
+    authority.instead = replies(503)
+    assert checkpoint_is_anchored(about).verdict == "in order"  # the stamp is on record
+    record("key.created", KeyFacts(purpose="test", fingerprint="f"), subject="key/test")
+    record_is_sealed(about)
+    away = checkpoint_is_anchored(about)
+    assert (away.verdict, away.calls) == ("not in order", True)
+    assert away.detail.startswith(f"{authority.url.removesuffix('/tsr')} answered 503")
+    assert "hunter2" not in str(look_after.fn(about.spec, 0.0))
+
+
+def test_an_authority_without_roots_is_not_in_order(about: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUDIT_TSA_URL", "https://tsa.example/tsr")
+    settings.cache_clear()
+    (found,) = (check for check in look_after.fn(about.spec, 0.0) if check.name == "anchors")
+    assert (found.verdict, "Set AUDIT_TSA_ROOTS" in found.detail) == ("not in order", True)
+
+
+def test_the_log_is_published_and_a_place_of_another_log_is_found(
+    about: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUDIT_PUBLISH_URL", str(tmp_path / "public"))
+    settings.cache_clear()
+    assert log_is_published(about).detail == "nothing is sealed yet"
+    record_is_sealed(about)
+    assert log_is_published(about).detail == f"the checkpoint of size 3 is at {tmp_path / 'public'}"
+    other = signed(Checkpoint("another.example/log", 3, bytes(32)).text, [SigningKey("another.example/log", bytes(32))])
+    (tmp_path / "public" / "checkpoint").write_text(str(other))
+    (found,) = (check for check in look_after.fn(about.spec, 0.0) if check.name == "publication")
+    assert found.verdict == "not in order"
 
 
 def test_too_little_room_is_found_wherever_store_and_artifacts_live(about: Subject) -> None:
