@@ -21,12 +21,14 @@ class Verdict:
     """What was read, what did not hold, and what nobody could tell."""
 
     events: int = 0  # that were read
+    since: int = 0  # leaves that were not read again
     size: int = 0  # leaves in the tree
     unsealed: int = 0
     unsealed_types: tuple[str, ...] = ()
     checkpoints: int = 0
     anchors: int = 0  # that hold: time stamps and cosignatures whose authority is known
     held_to: tuple[str, ...] = ()  # what was kept outside of the store and agrees with it
+    artifacts: int = 0  # that payloads refer to, each once
     withdrawals: tuple[tuple[str, int], ...] = ()  # actor, payloads
     faults: tuple[Fault, ...] = ()
     more_faults: int = 0

@@ -1,0 +1,228 @@
+"""What rows of a store must be to each other, so that they are what was sealed. Pure: rows in, words out.
+
+An envelope counts, never a column: whoever can write the file can change a column, and leaves are over envelopes.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from audit.answers.verdict import Fault
+from audit.errors import ProofRejected, UserError
+from audit.events.canonical import canonical
+from audit.events.event import ENVELOPE_KEYS, MAX_ENVELOPE, SALT_BYTES, SCHEMA_VERSION
+from audit.ledger import tree
+from audit.ledger.keys import PURPOSE
+from audit.ledger.note import VerifierKey, parse_key
+from audit.ledger.tree import TILE_HEIGHT, TILE_WIDTH, Node, Span
+
+CLOCK_TOLERANCE = timedelta(seconds=60)  # between two readings of clocks that are set well
+LATE = timedelta(hours=1)  # after which an event that comes behind later ones is worth a word
+ABSENT = ("flow_run_id", "task_run_id", "deployment", "trace_id")  # that may be null
+ADDRESS = re.compile(rb"artifact://sha256/([0-9a-f]{64})")
+_TEXT = rb'"[ !#-\[\]-~]*+"'  # printable ASCII without what JSON escapes
+PLAIN = re.compile(  # an envelope as nearly all of them are, in canonical form; what does not match may be right too
+    rb"\{%b\}"
+    % b",".join(
+        b'"%b":%b'
+        % (key.encode(), b"1" if key == "schema_version" else b"(?:null|%b)" % _TEXT if key in ABSENT else _TEXT)
+        for key in sorted(ENVELOPE_KEYS)
+    )
+)
+MOST_SHOWN = 80  # characters of a value
+
+Column = tuple[str, Any]  # storage class and value, TEXT as bytes
+Envelope = Mapping[str, Any]
+
+
+def read_envelope(written: bytes) -> Envelope:
+    """What an envelope says. Raises ProofRejected unless it is a JSON object in canonical form: it has one reading."""
+    try:
+        said = orjson.loads(written)
+    except orjson.JSONDecodeError as bad:
+        raise ProofRejected(f"the envelope is no JSON ({bad})") from None
+    if not isinstance(said, dict):
+        raise ProofRejected("the envelope is no JSON object")
+    if canonical(said) != written:
+        raise ProofRejected("the envelope is not in canonical form")
+    return said
+
+
+def is_later(said: Envelope) -> bool:
+    """Whether a later release wrote this envelope, of whose keys nothing is known here."""
+    version = said.get("schema_version")
+    return type(version) is int and version > SCHEMA_VERSION
+
+
+def shape_faults(said: Envelope, size: int) -> list[str]:
+    """What an envelope of `size` bytes has that it should not have, or lacks."""
+    faults = [f"the envelope has {size} bytes, more than {MAX_ENVELOPE}"] if size > MAX_ENVELOPE else []
+    if is_later(said):
+        return faults
+    if odd := sorted(said.keys() ^ set(ENVELOPE_KEYS)):
+        faults.append(f"the envelope has surplus or missing keys: {', '.join(map(shown, odd))}")
+    for key in (key for key in ENVELOPE_KEYS if key in said):
+        value = said[key]
+        if key == "schema_version":
+            good = type(value) is int and value == SCHEMA_VERSION
+        else:
+            good = isinstance(value, str) or (value is None and key in ABSENT)
+        if not good:
+            faults.append(f"the envelope's {key} is {shown(value)}")
+    return faults
+
+
+def column_faults(columns: Mapping[str, Column], said: Envelope, source: str) -> list[str]:
+    """Columns that say something else than the envelope; `source`: `the sealed bytes say`, `the envelope says`."""
+    return [
+        f"column {key} says {_shown_column(columns[key])}, {source} {shown(said[key])}"
+        for key in ENVELOPE_KEYS
+        if key in said and not _same(columns[key], said[key])
+    ]
+
+
+def payload_fault(salt: Any, body: Any, plain: bool, payload_hash: bytes) -> str | None:
+    """What is wrong with a payload; `plain`: salt and body are kept as BLOB and TEXT."""
+    if not plain:
+        return "its payload is not kept as it was: salt as BLOB, body as TEXT"
+    if len(salt) != SALT_BYTES:
+        return f"its payload's salt has {len(salt)} bytes, not {SALT_BYTES}"
+    if b"sha256:" + hashlib.sha256(salt + body).hexdigest().encode() != payload_hash:
+        return "its payload (body or salt) is not the one that the envelope binds by payload_hash"
+    return None
+
+
+class GrowingTree:
+    """The tree as the leaves imply it; of each level that heads a tile only the last, unfinished tile is kept."""
+
+    def __init__(self, size: int = 0, rows: Sequence[Sequence[bytes]] = ()) -> None:
+        """`rows`: the unfinished tiles of a tree of `size`, level by level (0, 8, 16, …)."""
+        self.size = size
+        self._rows = [list(row) for row in rows]
+
+    def add(self, leaves: Sequence[bytes]) -> list[tuple[Node, bytes]]:
+        """Append leaf hashes; the nodes that this completes, of the levels that are kept."""
+        made = tree.appended(self.size, leaves, self._read)
+        self.size += len(leaves)
+        self._extend(0, leaves)
+        for node, hash in made:
+            self._extend(node.level, [hash])
+        return made
+
+    def root(self) -> bytes:
+        return tree.root(self.size, self._read)
+
+    def _extend(self, level: int, hashes: Sequence[bytes]) -> None:
+        nth = level // TILE_HEIGHT
+        while len(self._rows) <= nth:
+            self._rows.append([])
+        unfinished = (self.size >> level) % TILE_WIDTH
+        row = [*self._rows[nth], *hashes]
+        self._rows[nth] = row[max(0, len(row) - unfinished) :]
+
+    def _read(self, nodes: Sequence[Node]) -> Sequence[bytes]:
+        return tree.through_tiles(self._spans)(nodes)
+
+    def _spans(self, spans: Sequence[Span]) -> list[list[bytes]]:
+        return [self._rows[level // TILE_HEIGHT][first % TILE_WIDTH :][: end - first] for level, first, end in spans]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event about the log itself, as the envelope and, if it is there and right, the payload say."""
+
+    seq: int
+    id: str
+    type: str
+    subject: str
+    time: str
+    facts: Mapping[str, Any] | None
+
+    @property
+    def about(self) -> str:
+        return f"event {self.id} (leaf {self.seq - 1})"
+
+    @property
+    def size(self) -> int | None:
+        """Of the checkpoint that it tells of."""
+        said = self.subject.removeprefix("checkpoint/")
+        return int(said) if said.isascii() and said.isdecimal() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reign:
+    """From the event at seq `since` on, `key` was the log's; None after a loss."""
+
+    since: int
+    by: Told
+    key: VerifierKey | None
+    before: VerifierKey | None
+
+
+def reigns(told: Sequence[Told]) -> tuple[list[Reign], list[Fault]]:
+    """Which key was the log's when, after these key.* events, and those that do not follow from the one before."""
+    found: list[Reign] = []
+    faults: list[Fault] = []
+    for event in told:
+        if event.facts is None or event.facts.get("purpose") != PURPOSE:
+            continue
+        before = found[-1].key if found else None
+        key = None
+        if event.type != "key.lost":
+            try:
+                key = parse_key(str(event.facts.get("vkey")))
+            except UserError as bad:
+                faults.append(Fault(event.about, bad.what))
+                continue
+        if event.type == "key.created" and before is not None:
+            faults.append(Fault(event.about, f"puts another key in the place of {before.shown}, which did not agree"))
+        if event.type == "key.rotated" and str(event.facts.get("was")) != str(before):
+            faults.append(Fault(event.about, "takes over from a key that was not the log's then"))
+        found.append(Reign(event.seq, event, key, before))
+    return found, faults
+
+
+def signers(known: Sequence[Reign], previous: int, size: int) -> list[VerifierKey]:
+    """Who must have signed the checkpoint of `size`, the one before being of size `previous`: the key in force, and at
+    a handing over the one before too. The first key also vouches for what was recorded before there was one."""
+    within = [reign for reign in known if reign.since <= size] or list(known[:1])
+    keys = [within[-1].key] if within else []
+    keys += [reign.before for reign in within if reign.since > previous and reign.by.type == "key.rotated"]
+    return list(dict.fromkeys(key for key in keys if key))
+
+
+def moment(written: str | bytes) -> datetime | None:
+    """A time on record; None if it is none."""
+    text = written.decode(errors="replace") if isinstance(written, bytes) else written
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
+
+
+def shown(value: Any) -> str:
+    """A value as a message has it."""
+    text = repr(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+def _same(column: Column, said: Any) -> bool:
+    kind, value = column
+    if said is None:
+        return kind == "null"
+    if isinstance(said, str):
+        return bool(kind == "text" and value == said.encode(errors="surrogatepass"))
+    return bool(kind == "integer" and type(said) is int and value == said)
+
+
+def _shown_column(column: Column) -> str:
+    kind, value = column
+    if kind == "text":
+        return shown(value.decode(errors="backslashreplace"))
+    return shown(value) if kind in ("integer", "null") else f"{shown(value)} ({kind})"

@@ -1,0 +1,485 @@
+"""`audit verify`: the store held against what was sealed, and against what somebody kept outside of it.
+
+One snapshot, read once from the first event to the last; memory grows with checkpoints and tiles alone. Nothing here
+shows that what was recorded was true, or that everything was recorded.
+"""
+
+import sqlite3
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from audit.answers import checks, heads
+from audit.answers.checks import GrowingTree, Told
+from audit.answers.heads import ANCHORED, OPENED, SIGNED, Held, Log
+from audit.answers.verdict import Verdict
+from audit.answers.walk import Findings, Progress, Walk, named, told
+from audit.errors import CouldNotTell, ProofRejected, UserError
+from audit.ledger import tree
+from audit.ledger.note import Checkpoint, Note, VerifierKey, parse_checkpoint, parse_note, verified
+from audit.store import evidence
+from audit.store.engine import AuditStore
+from audit.store.ledger import KEY_TYPES
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+WITHDRAWING = ("privacy.erased", "retention.expired")
+BEFORE = (*KEY_TYPES, OPENED)  # types of the few events that a resumed reading needs of what it does not read
+LEVELS = range(0, 64, tree.TILE_HEIGHT)
+TOLD = frozenset(type.encode() for type in (*BEFORE, SIGNED, ANCHORED))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the store is held against, and how much of it is read."""
+
+    kept: Sequence[tuple[str, str]] = ()  # where, and the checkpoint
+    key: VerifierKey | None = None
+    since: int | None = None
+    artifacts: bool = False
+    tsa_roots: Path | None = None
+    witnesses: Sequence[VerifierKey] = ()
+    progress: Progress | None = None
+
+
+def verify(
+    store: AuditStore,
+    *,
+    kept: Sequence[str] = (),
+    elsewhere: Sequence[tuple[str, str]] = (),
+    key: VerifierKey | None = None,
+    since: int | None = None,
+    artifacts: bool = False,
+    tsa_roots: Path | None = None,
+    witnesses: Sequence[VerifierKey] = (),
+    progress: Progress | None = None,
+) -> Verdict:
+    """Whether the store holds what was sealed.
+
+    `kept`: checkpoints that somebody kept; `elsewhere`: likewise, with where each stands; `key`: the log's, as it is
+    known from elsewhere; `since`: size of a checkpoint below which nothing is read again; `artifacts`: hash again what
+    payloads refer to; `tsa_roots`, `witnesses`: whose time stamps and cosignatures are demanded.
+    """
+    found = Findings()
+    asked = Asked(
+        kept=[*(("that you kept", note) for note in kept), *elsewhere],
+        key=key,
+        since=since,
+        artifacts=artifacts,
+        tsa_roots=tsa_roots,
+        witnesses=witnesses,
+        progress=progress,
+    )
+    try:
+        with evidence.snapshot(store.path) as connection:
+            return _verdict(connection, asked, found)
+    except CouldNotTell as lacking:
+        found.unknown.append(str(lacking))
+        return found.verdict()
+
+
+def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> Verdict:
+    if not _as_defined(connection, found):
+        return found.verdict()
+    kept = _readable(asked.kept, found)
+    rows = list(evidence.checkpoints(connection))
+    start = _start(connection, asked.since or 0, kept, rows, found)
+    if start is None:
+        return found.verdict()
+    since, root = start.size, start.root()
+    if not since:
+        _check_file(connection, found)
+    stops = [*(row[0] for row in rows), *(one.head.size for one in kept)]
+    walk = Walk(connection, found, told=TOLD, stops=stops, tree=start, progress=asked.progress)
+    walk.run()
+    log = heads.log_of(
+        [*_told_before(connection, since, root, found), *walk.told], found,
+        size=walk.size, since=since, roots=walk.roots | {since: root}, hole=walk.hole, latest=walk.latest,
+    )  # fmt: skip
+    notes = heads.check_checkpoints(log, rows, found)
+    anchors = heads.check_anchors(
+        log, evidence.anchors(connection), notes, _roots(asked.tsa_roots), asked.witnesses, found
+    )
+    heads.check_times(log, anchors, found)
+    _check_nodes(connection, walk, since, found)
+    withdrawals = _withdrawals(connection, walk.size, found)
+    _look_at_artifacts(walk.addresses, asked.artifacts, found)
+    _remark(walk, log, asked, anchors, found)
+    return found.verdict(
+        events=walk.read,
+        since=since,
+        size=walk.size,
+        unsealed=walk.unsealed,
+        unsealed_types=tuple(sorted(walk.unsealed_types)),
+        checkpoints=len(notes),
+        anchors=len(anchors),
+        artifacts=len(walk.addresses),
+        held_to=(
+            *_held_to_checkpoints(connection, kept, asked.key, log, found),
+            *_held_to_key(asked.key, log, found),
+            *_held_to_anchors(anchors),
+        ),
+        withdrawals=tuple(sorted(withdrawals.items())),
+    )
+
+
+def _as_defined(connection: sqlite3.Connection, found: Findings) -> bool:
+    """Whether the tables are those that were made; nothing can be read off others."""
+    odd = evidence.oddities(connection)
+    guards = [one.name for one in odd if one.kind == "trigger"]
+    if guards:
+        found.notes.append(
+            f"The triggers that refuse changes are not as they were made: {', '.join(guards)}. Changes were possible; "
+            "this reading would have shown them."
+        )
+    for one in odd:
+        if one.kind != "trigger":
+            found.fault_of_whole(
+                f"{one.kind} {one.name}", "is missing" if one.missing else "is not as this release makes it"
+            )
+    encoding = evidence.encoding(connection)
+    if encoding != "UTF-8":
+        found.fault_of_whole("store", f"keeps its text as {encoding}, which it was not made with")
+    if not evidence.readable(connection) or encoding != "UTF-8":
+        found.unknown.append("Events were not read, for the store is not as it was made.")
+        return False
+    return True
+
+
+def _check_file(connection: sqlite3.Connection, found: Findings) -> None:
+    for said in evidence.damage(connection):
+        if "index" in said or said.startswith("NULL value"):
+            found.fault_of_whole("store", f"SQLite says: {said}")
+        else:
+            found.unknown.append(f"The file is damaged. SQLite says: {said}")
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A checkpoint from outside of the store."""
+
+    note: Note
+    head: Checkpoint
+    where: str  # `that you kept`
+
+    @property
+    def about(self) -> str:
+        return f"checkpoint of size {self.head.size} {self.where}"
+
+
+def _readable(kept: Sequence[tuple[str, str]], found: Findings) -> list[Kept]:
+    readable: list[Kept] = []
+    for where, written in kept:
+        try:
+            note = parse_note(written)
+            readable.append(Kept(note, parse_checkpoint(note.text), where))
+        except ProofRejected as bad:
+            found.unknown.append(f"The checkpoint {where} cannot be read: {bad.what}")
+    return readable
+
+
+def _start(
+    connection: sqlite3.Connection,
+    since: int,
+    kept: Sequence[Kept],
+    rows: Sequence[evidence.Row],
+    found: Findings,
+) -> GrowingTree | None:
+    """The tree over what is not read again, from its stored hashes; None, with the fault, where they do not fit.
+
+    Raises CouldNotTell if there is no such checkpoint.
+    """
+    if not since:
+        return GrowingTree()
+    outside = [one for one in kept if one.head.size == since]
+    expected = [one.head.root for one in outside] or _roots_on_record(rows, since)
+    if not expected:
+        raise CouldNotTell(
+            f"There is no checkpoint of size {since} to go on from.", hint="Run it without --since-checkpoint."
+        )
+    about = f"checkpoint of size {since}"
+    size = evidence.tree_size(connection)
+    if since > size:
+        found.fault_of_whole(about, f"the log was cut back: the store has {size} leaves")
+        return None
+    unfinished = [(level, (since >> level) // tree.TILE_WIDTH * tree.TILE_WIDTH, since >> level) for level in LEVELS]
+    stored = [evidence.hashes(connection, *span) for span in unfinished]
+    whole = all(len(found) == end - first for found, (_, first, end) in zip(stored, unfinished, strict=True))
+    start = GrowingTree(since, stored)
+    if not whole or start.root() != expected[0]:
+        found.fault_of_whole(
+            about,
+            "the stored tree does not lead to its root. Run it without --since-checkpoint to see what was changed",
+        )
+        return None
+    of = outside[0].where if outside else "in the store, which nobody kept outside of it"
+    found.notes.append(f"Leaves before {since} were not read again: that rests on the checkpoint of this size {of}.")
+    return start
+
+
+def _roots_on_record(rows: Sequence[evidence.Row], since: int) -> list[bytes]:
+    for size, written, _ in rows:
+        if size == since:
+            try:
+                return [parse_checkpoint(parse_note(written.decode(errors="replace")).text).root]
+            except ProofRejected as bad:
+                raise CouldNotTell(f"The checkpoint of size {since} cannot be read: {bad.what}") from None
+    return []
+
+
+def _told_before(connection: sqlite3.Connection, since: int, root: bytes, found: Findings) -> list[Told]:
+    """What is needed of what is not read again, each proven to be in the tree of that size."""
+    events: list[Told] = []
+    for seq in evidence.before(connection, BEFORE, since) if since else []:
+        row = evidence.event_row(connection, seq)
+        envelope, salt, body = row or (b"", None, None)
+        try:
+            said = checks.read_envelope(envelope)
+            proof = tree.inclusion_proof(seq - 1, since, _stored(connection))
+            tree.verify_inclusion(tree.leaf_hash(envelope), seq - 1, since, proof, root)
+        except ProofRejected as bad:
+            found.fault(named(seq, envelope, since), bad.what)
+            continue
+        bound = body is not None and not checks.payload_fault(salt, body, True, str(said["payload_hash"]).encode())
+        if event := told(seq, envelope, body if bound else None):
+            events.append(event)
+    return events
+
+
+def _stored(connection: sqlite3.Connection) -> tree.Read:
+    """Reads nodes of the stored tree. Raises ProofRejected where some are missing."""
+
+    def spans(wanted: Sequence[tree.Span]) -> list[list[bytes]]:
+        found = [evidence.hashes(connection, *span) for span in wanted]
+        if any(len(row) != span.end - span.first for row, span in zip(found, wanted, strict=True)):
+            raise ProofRejected("the stored hashes of the tree are not all there")
+        return found
+
+    return tree.through_tiles(spans)
+
+
+def _roots(file: Path | None) -> "list[Certificate]":
+    """Raises CouldNotTell if the file holds none."""
+    from audit.ledger.anchors import read_roots
+
+    try:
+        return read_roots(file) if file else []
+    except UserError as bad:
+        raise CouldNotTell(bad.what, hint=bad.hint) from None
+
+
+def _check_nodes(connection: sqlite3.Connection, walk: Walk, since: int, found: Findings) -> None:
+    """The stored hashes above the leaves are those that the leaves imply, no more and no less."""
+    if walk.hole:
+        return
+    implied = dict(walk.nodes)
+    for level, index, hash, blob in evidence.nodes(connection):
+        about = f"node {index!r} of level {level!r}"
+        known = level in LEVELS[1:] and isinstance(index, int)
+        if known and index >= 0 and index + 1 << level <= since:
+            continue
+        expected = implied.pop(tree.Node(level, index), None) if known else None
+        if expected is None:
+            found.fault(about, "is none that the leaves imply: it was put in")
+        elif not blob or hash != expected:
+            found.fault(about, "its hash is not the one that the leaves imply")
+    for node in implied:
+        found.fault(f"node {node.nth} of level {node.level}", "is missing")
+
+
+def _withdrawals(connection: sqlite3.Connection, size: int, found: Findings) -> "Counter[str]":
+    """Withdrawn payloads by the actor who withdrew them; what was not permitted is a fault."""
+    by_actor: Counter[str] = Counter()
+    for by_seq, rows in groupby(evidence.withdrawals(connection), key=lambda row: row[1]):
+        permission = _permission(connection, by_seq, size)
+        for seq, _, envelope, there in rows:
+            if wrong := permission.refusal(seq, envelope):
+                found.fault(named(seq, envelope, size), f"the withdrawal of its payload is not permitted: {wrong}")
+            elif there:
+                found.fault(named(seq, envelope, size), "its payload was withdrawn and is there: it was brought back")
+            else:
+                by_actor[permission.actor] += 1
+    return by_actor
+
+
+@dataclass(frozen=True, slots=True)
+class Permission:
+    """What an event permits to withdraw; `wrong`: why it permits nothing."""
+
+    seq: int
+    wrong: str = ""
+    actor: str = ""
+    ids: frozenset[str] = frozenset()
+
+    def refusal(self, seq: int, envelope: bytes | None) -> str:
+        """Why the payload of the event at `seq` may not be withdrawn; empty if it may."""
+        if self.wrong:
+            return self.wrong
+        if envelope is None:
+            return "there is no such event"
+        try:
+            said = checks.read_envelope(envelope)
+        except ProofRejected as bad:
+            return bad.what
+        if said.get("type") in WITHDRAWING:
+            return "it withdraws others itself"
+        if seq >= self.seq:
+            return f"the event at seq {self.seq} is not later"
+        return "" if said.get("id") in self.ids else f"the event at seq {self.seq} does not list it"
+
+
+def _permission(connection: sqlite3.Connection, seq: int, size: int) -> Permission:
+    row = evidence.event_row(connection, seq)
+    if row is None:
+        return Permission(seq, f"there is no event at seq {seq}")
+    envelope, salt, body = row
+    try:
+        said = checks.read_envelope(envelope)
+    except ProofRejected as bad:
+        return Permission(seq, bad.what)
+    who = named(seq, envelope, size)
+    if seq > size:
+        return Permission(seq, f"{who} waits to be sealed")
+    if said.get("type") not in WITHDRAWING:
+        return Permission(seq, f"{who} is of type {checks.shown(said.get('type'))}")
+    if body is None or checks.payload_fault(salt, body, True, str(said.get("payload_hash")).encode()):
+        return Permission(seq, f"{who} has no payload that lists anything")
+    event = told(seq, envelope, body)
+    listed = event.facts.get("events") if event and event.facts else None
+    ids = frozenset(id for id in listed if isinstance(id, str)) if isinstance(listed, list) else frozenset()
+    return Permission(seq, actor=str(said.get("actor")), ids=ids)
+
+
+def _look_at_artifacts(addresses: set[bytes], again: bool, found: Findings) -> None:
+    """Files that payloads refer to: one that differs is a fault; one that is missing keeps an answer from being given
+    if it was asked for, else it is worth a word."""
+    from audit.artifacts import blobs
+    from audit.roots import folder_of, shown
+    from audit.settings import settings
+
+    if not addresses:
+        return
+    try:
+        url = settings().artifacts_url
+    except UserError:
+        url = ""
+    folder = folder_of(url)
+    if not url or (folder is not None and not folder.is_dir()):
+        where = f"there is no folder {folder}" if url else "AUDIT_HOME is not set"
+        (found.unknown if again else found.notes).append(f"The {len(addresses)} artifacts were not looked at: {where}.")
+        return
+    missing = []
+    for digest in sorted(addresses):
+        address = f"{blobs.SCHEME}{digest.decode()}"
+        if again:
+            stored = blobs.stored_digest(address)
+            if stored is not None and stored != digest.decode():
+                found.fault(address, f"differs: its bytes have SHA-256 {stored}")
+            missing += [address] if stored is None else []
+        elif folder is not None and blobs.local_path(address) is None:
+            missing.append(address)
+    if missing:
+        (found.unknown if again else found.notes).append(
+            f"{len(missing)} of {len(addresses)} artifacts are not under {shown(url)}, the first {missing[0]}."
+        )
+
+
+def _remark(walk: Walk, log: Log, asked: Asked, anchors: Sequence[Held], found: Findings) -> None:
+    """What keeps an answer from being given, and what is worth a word."""
+    if not walk.size:
+        waiting = f"{walk.unsealed} events wait. Run `audit seal` where the log's key is" if walk.unsealed else ""
+        found.unknown.append(f"Nothing is sealed yet: {waiting or 'nothing was recorded'}.")
+    for reign in log.reigns:
+        if reign.by.type == "key.lost":
+            found.notes.append(
+                f"The log's key was declared lost by {reign.by.about}: the old key does not speak for what is sealed since."
+            )
+    if walk.later:
+        found.unknown.append(
+            f"{walk.later} events were written by a later release, whose envelopes this one does not know. "
+            "Update prefect-audit."
+        )
+    if walk.late:
+        found.notes.append(
+            f"{walk.late} events were sealed more than an hour after they say that they were recorded, behind later "
+            "ones: spooled, or dated back."
+        )
+    if asked.tsa_roots and not any(one.by is None for one in anchors):
+        found.unknown.append("No time stamp by an authority that you named is on record. `audit anchor` asks for one.")
+    for key in asked.witnesses:
+        if not any(one.by == key for one in anchors):
+            found.unknown.append(f"No cosignature by {key.shown} is on record. `audit anchor` asks for one.")
+
+
+def _held_to_checkpoints(
+    connection: sqlite3.Connection, kept: Sequence[Kept], key: VerifierKey | None, log: Log, found: Findings
+) -> list[str]:
+    held: list[str] = []
+    for one in kept:
+        size = one.head.size
+        try:
+            by = verified(one.note, [*log.keys, *([key] if key else [])])
+        except ProofRejected as bad:
+            found.unknown.append(f"The {one.about} is not as it was signed: {bad.what}")
+            continue
+        if wrong := _departs(connection, one.head, log, by):
+            found.fault_of_whole(one.about, wrong)
+        elif size in log.roots or size < log.since:
+            at = log.signed_at(size)
+            held.append(f"{one.about}{f', signed {at:%Y-%m-%d %H:%M:%S}' if at else ''}")
+    return held
+
+
+def _departs(connection: sqlite3.Connection, head: Checkpoint, log: Log, by: Sequence[VerifierKey]) -> str:
+    """How the log departs from a head that somebody kept; empty if it continues it."""
+    origin = log.origin or (log.keys[0].name if log.keys else None)
+    if head.origin != origin:
+        return f"it is of the log {head.origin}, the store is of {origin}"
+    if head.size > log.size:
+        return f"the log was cut back: the store has {log.size} leaves"
+    if head.size < log.since:
+        try:
+            proof = tree.consistency_proof(head.size, log.since, _stored(connection))
+            tree.verify_consistency(head.size, head.root, log.since, log.roots[log.since], proof)
+        except ProofRejected as bad:
+            return bad.what
+    elif log.roots.get(head.size, head.root) != head.root:
+        return "the store's tree of this size has another root: the log was rewritten, or this is one of two"
+    return "" if by else "it is signed by no key of this log: the log was written anew with another key"
+
+
+def _held_to_key(key: VerifierKey | None, log: Log, found: Findings) -> list[str]:
+    """From the reign of the key that somebody holds, each later one must have been handed over by the one before."""
+    if key is None:
+        return []
+    reigns = list(log.reigns)
+    while reigns and reigns[0].key != key:
+        reigns.pop(0)
+    if not reigns:
+        now = log.keys[-1].shown if log.keys else "no key at all"
+        found.fault_of_whole(
+            "log key", f"you hold {key.shown}, the log is signed by {now}, which it did not hand over to"
+        )
+        return []
+    for reign in reigns:
+        if reign.by.type == "key.lost":
+            found.unknown.append(
+                f"The key before {reign.by.about} was declared lost there. Nothing that you hold speaks for what was "
+                "sealed since: get the new key in another way and name it with --key."
+            )
+            return []
+    return [f"key {key.shown} kept by you{'' if len(reigns) == 1 else f', handed over {len(reigns) - 1} times'}"]
+
+
+def _held_to_anchors(anchors: Sequence[Held]) -> list[str]:
+    """The latest of each authority and witness."""
+    latest = {one.by: one for one in sorted(anchors, key=lambda one: one.size)}
+    return [
+        f"{'time stamp' if one.by is None else f'cosignature by {one.by.shown}'} of {one.at:%Y-%m-%d %H:%M:%S} on the "
+        f"checkpoint of size {one.size}"
+        for one in latest.values()
+    ]

@@ -1,0 +1,291 @@
+"""`audit verify`: whether what was recorded is what stands there, and what that does not show."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from audit.cli import output
+from audit.errors import CouldNotTell, UserError
+from audit.roots import shown
+from audit.settings import settings
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from audit.answers.verdict import Verdict
+    from audit.answers.walk import Progress
+    from audit.ledger.note import VerifierKey
+
+MAX_FILE = 1_000_000  # bytes of a checkpoint or a key that are read
+ANSWERS = {"held": "bold green", "did not hold": "bold red", "could not tell": "bold yellow"}
+WIDTH = len("could not tell")
+CHANGED = (
+    "The store was changed behind its triggers. Keep the file as it is; compare with a copy from before; see "
+    "docs/when-verify-fails.md"
+)
+BENT = "This is not what the log gave out. Keep it as it is, and ask for it again where you had it."
+UNHELD = (
+    "nothing outside of the store. Whoever owns it could have written all of it anew, with the log's key or another: "
+    "have a checkpoint and the key (audit log-key -o) where they cannot reach, and name them with --checkpoint and --key"
+)
+
+Files = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--checkpoint", metavar="FILE", help="A checkpoint that you kept: the log must continue it. Can be repeated."
+    ),
+]
+Published = Annotated[
+    list[str] | None,
+    typer.Option("--published", metavar="URL", help="Likewise the checkpoint published there (see `audit publish`)."),
+]
+Key = Annotated[
+    str, typer.Option("--key", metavar="VKEY|FILE", help="The log's key that you kept: the log must be that key's.")
+]
+Since = Annotated[
+    str,
+    typer.Option(
+        "--since-checkpoint",
+        metavar="SIZE|FILE",
+        help="Do not read again what this checkpoint sealed, nor its payloads.",
+    ),
+]
+Artifacts = Annotated[bool, typer.Option("--artifacts", help="Also hash every artifact again that payloads refer to.")]
+Roots = Annotated[
+    Path | None,
+    typer.Option(
+        "--tsa-roots",
+        metavar="FILE",
+        help="Roots (PEM) of the time stamp authorities you believe. Default AUDIT_TSA_ROOTS.",
+    ),
+]
+Witness = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--witness",
+        metavar="VKEY|FILE",
+        help="A witness whose cosignature you demand. Default AUDIT_WITNESSES. Can be repeated.",
+    ),
+]
+Store = Annotated[
+    Path | None, typer.Option("--store", metavar="FILE", help="Another store's file, for example a copy.")
+]
+Bundle = Annotated[
+    Path | None, typer.Option("--bundle", metavar="FILE", help="No store, but what `audit export` wrote.")
+]
+Proof = Annotated[
+    Path | None, typer.Option("--proof", metavar="FOLDER", help="No store, but what `audit prove` wrote.")
+]
+
+
+def verify(
+    checkpoint: Files = None,
+    published: Published = None,
+    key: Key = "",
+    since_checkpoint: Since = "",
+    artifacts: Artifacts = False,
+    tsa_roots: Roots = None,
+    witness: Witness = None,
+    store: Store = None,
+    bundle: Bundle = None,
+    proof: Proof = None,
+    as_json: output.AsJson = False,
+) -> None:
+    """Read everything on record again and say whether it is what was sealed.
+
+    Nothing is changed, so a copy can be verified anywhere. The checkpoint that this machine signed last
+    (AUDIT_HOME/keys/checkpoint) is held against the store by itself; one that you kept elsewhere shows more.
+
+    Exit code 0: it held, 1: it did not, 2: nobody could tell.
+
+    Example: audit verify
+
+    Example: audit verify --store copy/audit.db --checkpoint kept/checkpoint --key kept/log.vkey
+    """
+    try:
+        if bundle or proof:
+            if store or (bundle and proof) or published or since_checkpoint or artifacts:
+                raise UserError("--bundle and --proof read no store.", hint="Leave out what is about one.")
+            found = _of_files(bundle, proof, _Trusted.named(checkpoint, key, tsa_roots, witness))
+        else:
+            trusted = _Trusted.named(checkpoint, key, tsa_roots, witness)
+            found = _of_store(store, trusted, published or [], since_checkpoint, artifacts)
+    except UserError as wrong:  # its exit code would say that the store did not hold
+        raise CouldNotTell(wrong.what, hint=wrong.hint) from None
+    _show(found, as_json=as_json, of_store=not (bundle or proof))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trusted:
+    """What the reader brought along."""
+
+    kept: list[str]
+    key: "VerifierKey | None"
+    tsa_roots: Path | None
+    witnesses: "list[VerifierKey]"
+
+    @classmethod
+    def named(
+        cls, checkpoints: list[Path] | None, key: str, tsa_roots: Path | None, witnesses: list[str] | None
+    ) -> "_Trusted":
+        """Raises UserError for a file that cannot be read or a key that is none."""
+        return cls(
+            kept=[_content(path) for path in checkpoints or []],
+            key=_key(key) if key else None,
+            tsa_roots=tsa_roots,
+            witnesses=[_key(one) for one in witnesses or []],
+        )
+
+
+def _of_files(bundle: Path | None, proof: Path | None, trusted: _Trusted) -> "Verdict":
+    from audit.answers.bundle import verify_bundle
+    from audit.answers.prove import verify_proof
+
+    given = {field.name: getattr(trusted, field.name) for field in fields(trusted)}
+    if bundle:
+        return verify_bundle(bundle, **given)
+    assert proof is not None, "one of the two is named"
+    return verify_proof(proof, **given)
+
+
+def _of_store(path: Path | None, trusted: _Trusted, published: Sequence[str], since: str, artifacts: bool) -> "Verdict":
+    from audit.answers.verify import verify
+    from audit.ledger.note import parse_checkpoint, parse_note
+    from audit.ledger.tiles import read_published
+    from audit.store.engine import opened, store_path
+
+    elsewhere = [(f"published at {shown(url)}", read_published(url)) for url in published]
+    if path is None:
+        path, trusted = store_path(settings()), _with_settings(trusted)
+        own = settings().keys_path / "checkpoint"
+        elsewhere += [("that this machine signed last", _content(own))] if own.exists() else []
+    size = int(since) if since.isdecimal() else None
+    if since and size is None:
+        note = _content(Path(since))
+        trusted = replace(trusted, kept=[*trusted.kept, note])
+        size = parse_checkpoint(parse_note(note).text).size
+    with _progress() as progress:
+        return verify(
+            opened(path), kept=trusted.kept, elsewhere=elsewhere, key=trusted.key, since=size, artifacts=artifacts,
+            tsa_roots=trusted.tsa_roots, witnesses=trusted.witnesses, progress=progress,
+        )  # fmt: skip
+
+
+def _with_settings(trusted: _Trusted) -> _Trusted:
+    """Whom this machine's settings name, where the options name nobody."""
+    from audit.ledger.anchors import read_witnesses
+
+    where = settings()
+    named = [one.key for one in read_witnesses(where.witnesses)] if where.witnesses else []
+    return replace(trusted, tsa_roots=trusted.tsa_roots or where.tsa_roots, witnesses=trusted.witnesses or named)
+
+
+def _content(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE + 1).decode(errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _key(written: str) -> "VerifierKey":
+    """A verifier key, or the one that a file holds. Raises UserError."""
+    from audit.ledger.note import parse_key
+
+    if "+" in written:
+        return parse_key(written)
+    lines = [line for line in _content(Path(written)).splitlines() if line.strip()]
+    if len(lines) != 1:
+        raise UserError(
+            f"{written} holds {len(lines)} lines, not one verifier key.", hint="Give the one that you know the log by."
+        )
+    return parse_key(lines[0])
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress | None]":
+    """A bar on standard error, where that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda done, of: bar.update(task, completed=done, total=of)
+
+
+def _show(found: "Verdict", *, as_json: bool, of_store: bool) -> None:
+    from audit.answers.verdict import EXIT_CODES
+
+    if as_json:
+        output.write_json({"answer": found.answer, **asdict(found)})
+    else:
+        output.show(*_lines(found, of_store))
+    raise typer.Exit(EXIT_CODES[found.answer])
+
+
+def _lines(found: "Verdict", of_store: bool) -> "list[Text]":
+    lines = [output.styled(_counted(found))] if found.size or found.events else []
+    answered = _said(found.answer, _summary(found, of_store), ANSWERS[found.answer])
+    lines.append(answered)
+    for fault in found.faults:
+        lines.append(output.styled(f"  {fault.about}: {fault.what}"))
+    if found.more_faults:
+        lines.append(output.styled(f"  and {found.more_faults:,} more"))
+    if found.faults:
+        lines.append(output.styled(f"  {CHANGED if of_store else BENT}"))
+    told = found.unknown if found.answer != "could not tell" else found.unknown[1:]
+    lines += [_said("not known", what) for what in told]
+    if found.size:
+        lines += [_said("held to", what) for what in found.held_to or ([UNHELD] if of_store else [])]
+    lines += [_said("withdrawn", f"{_many(count, 'payload')} by {actor}") for actor, count in found.withdrawals]
+    lines += [_said("note", what) for what in found.notes]
+    if found.answer == "held":
+        lines.append(_said("not shown", _not_shown(found)))
+    return lines
+
+
+def _said(what: str, text: str, style: str = "bold") -> "Text":
+    return output.joined("   ", [output.styled(f"{what:<{WIDTH}}", style), output.styled(text)])
+
+
+def _counted(found: "Verdict") -> str:
+    waiting = f", {found.unsealed:,} waiting ({', '.join(found.unsealed_types)})" if found.unsealed else ""
+    sealed = found.events - found.unsealed
+    parts = [f"{_many(found.events, 'event')}{' read' if found.since else ''}", f"{sealed:,} sealed{waiting}"]
+    parts.append(f"tree of {found.size:,}")
+    consistent = ", each consistent with the last" if found.answer == "held" and found.checkpoints > 1 else ""
+    parts.append(f"{_many(found.checkpoints, 'checkpoint')}{consistent}")
+    parts.append(_many(found.anchors, "anchor"))
+    if found.artifacts:
+        parts.append(f"{_many(found.artifacts, 'artifact')} referred to")
+    return " · ".join(parts)
+
+
+def _summary(found: "Verdict", of_store: bool) -> str:
+    if found.faults:
+        return _many(len(found.faults) + found.more_faults, "fault")
+    if found.unknown:
+        return found.unknown[0]
+    if of_store:
+        return "nothing changed, removed, inserted or reordered since it was sealed"
+    return "what is in it is in the log, as it was sealed"
+
+
+def _not_shown(found: "Verdict") -> str:
+    waiting = (
+        f"; anything about the {_many(found.unsealed, 'event')} that no checkpoint seals" if found.unsealed else ""
+    )
+    return f"that what was recorded was true, or that all was recorded{waiting}"
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

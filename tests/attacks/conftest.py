@@ -1,0 +1,23 @@
+"""A log to attack, made once and copied for each attack; those who vouch for it answer meanwhile."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.anchoring import timestamp_authority, witnessing
+from tests.attacks.victim import Victim, build
+
+
+@pytest.fixture(scope="session")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    """The log as honest hands left it. Copy it before you touch it."""
+    folder = tmp_path_factory.mktemp("victim")
+    with timestamp_authority(folder / "authority") as authority, witnessing(folder / "witness.json") as witness:
+        yield build(folder / "var", authority, witness)
+
+
+@pytest.fixture
+def victim(untouched: Victim, tmp_path: Path) -> Victim:
+    """The log in a home of this test's own."""
+    return untouched.copied(tmp_path / "var")

@@ -1,0 +1,234 @@
+"""What whoever owns the database file can do: no trigger, constraint or foreign key binds them.
+
+`owner` opens the file as it is. `Past` is the log as a forger has it, to be bent and written back with everything
+that can be recomputed: seqs, leaves, nodes, roots, checkpoints and what the events tell of them.
+"""
+
+import base64
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from audit.events.canonical import canonical, digest_of
+from audit.events.event import ENVELOPE_KEYS, payload_hash
+from audit.ledger import tree
+from audit.ledger.note import Checkpoint, SigningKey, signed
+
+ORIGIN = "acme.example/fraud"
+TABLES = ("anchor", "checkpoint", "node", "leaf", "withdrawal", "payload", "event")
+
+
+@contextmanager
+def owner(database: Path) -> Iterator[sqlite3.Connection]:
+    """The file without triggers, NOT NULL and foreign keys; afterwards the schema reads as it did before."""
+    connection = sqlite3.connect(database, isolation_level=None)
+    connection.execute("PRAGMA synchronous = OFF")  # thousands of attacks; no power fails
+    schema = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+    triggers = [(name, sql) for type, name, sql in schema if type == "trigger"]
+    tables = [(sql, name) for type, name, sql in schema if type == "table"]
+    for name, _ in triggers:
+        connection.execute(f"DROP TRIGGER {name}")
+    _written(connection, [(sql.replace("NOT NULL", ""), name) for sql, name in tables])
+    connection.execute("BEGIN")
+    yield connection
+    connection.execute("COMMIT")
+    _written(connection, tables)
+    for _, sql in triggers:
+        connection.execute(sql)
+    connection.close()
+
+
+def contents(database: Path) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table that is in the file."""
+    with closing(sqlite3.connect(database)) as db:
+        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {table: rows(db, table) for table in tables}
+
+
+def rows(connection: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
+    found = connection.execute(f"SELECT * FROM {table} ORDER BY 1")
+    names = [name for name, *_ in found.description]
+    return [dict(zip(names, row, strict=True)) for row in found]
+
+
+def exchange(connection: sqlite3.Connection, table: str, columns: Sequence[str], *keys: Mapping[str, object]) -> None:
+    """Two rows, each named by its key, exchange what is in `columns`."""
+    one, other = (next(row for row in rows(connection, table) if row.items() >= key.items()) for key in keys)
+    remove(connection, table, one)
+    remove(connection, table, other)
+    insert(connection, table, one | {column: other[column] for column in columns})
+    insert(connection, table, other | {column: one[column] for column in columns})
+
+
+def pass_over(connection: sqlite3.Connection, index: str, table: str, row: Mapping[str, object]) -> None:
+    """The row stays, and `index` no longer has it."""
+    remove(connection, table, row)
+    connection.execute("COMMIT")
+    connection.execute("PRAGMA writable_schema = ON")
+    (definition,) = connection.execute("SELECT * FROM sqlite_master WHERE name = ?", (index,))
+    connection.execute("DELETE FROM sqlite_master WHERE name = ?", (index,))
+    connection.execute("PRAGMA writable_schema = RESET")
+    insert(connection, table, row)
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", definition)
+    connection.execute("PRAGMA writable_schema = RESET")
+    connection.execute("BEGIN")
+
+
+def remove(connection: sqlite3.Connection, table: str, row: Mapping[str, object]) -> None:
+    connection.execute(f"DELETE FROM {table} WHERE {' AND '.join(f'{name} IS ?' for name in row)}", list(row.values()))
+
+
+def insert(connection: sqlite3.Connection, table: str, row: Mapping[str, object]) -> None:
+    marks = ", ".join("?" * len(row))
+    connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
+
+
+def _written(connection: sqlite3.Connection, tables: Sequence[tuple[str, str]]) -> None:
+    """The tables' definitions, written where SQLite keeps them: what is in the tables is not looked at."""
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.executemany("UPDATE sqlite_master SET sql = ? WHERE type = 'table' AND name = ?", tables)
+    connection.execute("PRAGMA writable_schema = RESET")
+
+
+@dataclass(frozen=True)
+class Told:
+    """An event in the forger's hands; without salt and body where its payload was withdrawn."""
+
+    columns: dict[str, Any]
+    salt: bytes | None
+    body: str | None
+
+    @property
+    def type(self) -> str:
+        return str(self.columns["type"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        assert self.body is not None
+        found: dict[str, Any] = orjson.loads(self.body)
+        return found
+
+    @property
+    def envelope(self) -> str:
+        return canonical(self.columns).decode()
+
+    def saying(self, **facts: Any) -> "Told":
+        """The same event with other facts, and the hash that goes with them."""
+        assert self.salt is not None
+        body = canonical(self.facts | facts)
+        columns = self.columns | {"payload_hash": payload_hash(self.salt, body)}
+        return replace(self, columns=columns, body=body.decode())
+
+    def with_(self, **columns: Any) -> "Told":
+        return replace(self, columns=self.columns | columns)
+
+
+@dataclass(frozen=True)
+class Past:
+    """All that a log says, in its order. Withdrawals and anchors go by the events' ids."""
+
+    events: list[Told]
+    notes: dict[int, str]  # of the checkpoints, by size
+    withdrawals: dict[str, str]  # of what event, by which one
+    anchors: dict[str, tuple[int, str, bytes]]  # told by which event: size, kind, evidence
+
+    def at(self, type: str, nth: int = 0) -> int:
+        """Where the nth event of a type stands."""
+        return [at for at, event in enumerate(self.events) if event.type == type][nth]
+
+    def without_anchors(self) -> "Past":
+        """No evidence of others, which cannot be made anew, and no event that tells of it."""
+        return replace(self, events=[e for e in self.events if e.type != "checkpoint.anchored"], anchors={})
+
+
+def past(connection: sqlite3.Connection) -> Past:
+    """The log as it is on file."""
+    rows = connection.execute(
+        f"SELECT {', '.join(ENVELOPE_KEYS)}, salt, body FROM event LEFT JOIN payload ON event_seq = seq ORDER BY seq"
+    )
+    ids = dict(connection.execute("SELECT seq, id FROM event"))
+    withdrawals = connection.execute("SELECT event_seq, by_event_seq FROM withdrawal")
+    anchors = connection.execute("SELECT event_seq, size, kind, evidence FROM anchor")
+    return Past(
+        [Told(dict(zip(ENVELOPE_KEYS, row, strict=False)), *row[-2:]) for row in rows],
+        dict(connection.execute("SELECT size, note FROM checkpoint")),
+        {ids[event]: ids[by] for event, by in withdrawals},
+        {ids[event]: (size, kind, evidence) for event, size, kind, evidence in anchors},
+    )
+
+
+Signers = Callable[[Sequence[Told], int], Sequence[SigningKey]]  # of events sealed, the first of them sealed before
+
+
+def write_anew(connection: sqlite3.Connection, past: Past, signers: Signers | None) -> None:
+    """The file as if it had always said `past`: seqs, leaves and nodes fit.
+
+    With `signers` every checkpoint stands where its checkpoint.signed event does, as sealing leaves it, and is signed;
+    later events are not sealed. Without, the notes are what they were.
+    """
+    for table in TABLES:
+        connection.execute(f"DELETE FROM {table}")
+    leaves: list[bytes] = []
+    notes = {} if signers else past.notes
+    for at, said in enumerate(past.events):
+        event = said
+        if signers and event.type == "checkpoint.signed":
+            previous = max(notes, default=0)
+            head, by = Checkpoint(ORIGIN, at, _root(leaves)), signers(past.events[:at], previous)
+            notes[at] = str(signed(head.text, by))
+            event = _signed(event, head, notes[at], previous, by)
+        put(connection, at + 1, event)
+        leaves.append(tree.leaf_hash(event.envelope.encode()))
+    del leaves[max(notes) :]
+    connection.executemany("INSERT INTO leaf VALUES (?, ?, ?)", [(at, at + 1, hash) for at, hash in enumerate(leaves)])
+    connection.executemany("INSERT INTO node VALUES (?, ?, ?)", _nodes(leaves))
+    connection.executemany("INSERT INTO checkpoint VALUES (?, ?)", notes.items())
+    seqs = {event.columns["id"]: at + 1 for at, event in enumerate(past.events)}
+    for id, by_id in past.withdrawals.items():
+        connection.execute("INSERT INTO withdrawal VALUES (?, ?)", (seqs[id], seqs[by_id]))
+    for id, anchor in past.anchors.items():
+        connection.execute("INSERT INTO anchor VALUES (?, ?, ?, ?)", (seqs[id], *anchor))
+
+
+def _signed(event: Told, head: Checkpoint, note: str, previous: int, by: Sequence[SigningKey]) -> Told:
+    """What a checkpoint's event says of it."""
+    told = event.saying(
+        size=head.size,
+        root=base64.b64encode(head.root).decode(),
+        previous=previous,
+        keys=[key.verifier.shown for key in by],
+        digest=digest_of(note.encode()),
+    )
+    return told.with_(subject=f"checkpoint/{head.size}")
+
+
+def put(connection: sqlite3.Connection, seq: int, event: Told) -> None:
+    """Event and payload as rows of their own."""
+    insert(connection, "event", {"seq": seq, **event.columns, "envelope": event.envelope})
+    if event.body is not None:
+        insert(connection, "payload", {"event_seq": seq, "salt": event.salt, "body": event.body})
+
+
+def _nodes(leaves: Sequence[bytes]) -> list[tuple[int, int, bytes]]:
+    return [(*node, hash) for node, hash in tree.appended(0, leaves, _read(leaves))]
+
+
+def _root(leaves: Sequence[bytes]) -> bytes:
+    return tree.root(len(leaves), _read(leaves))
+
+
+def _read(leaves: Sequence[bytes]) -> tree.Read:
+    """Nodes over these leaves, each folded from all that is below it."""
+
+    def node(level: int, nth: int) -> bytes:
+        if level == 0:
+            return leaves[nth]
+        return tree.node_hash(node(level - 1, 2 * nth), node(level - 1, 2 * nth + 1))
+
+    return lambda nodes: [node(*one) for one in nodes]

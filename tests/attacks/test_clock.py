@@ -1,0 +1,48 @@
+"""The clock is moved. All of it is sealed as it was written, so only who holds the key can have done it."""
+
+from datetime import datetime, timedelta
+
+from audit.events.canonical import timestamp
+from tests.attacks.forging import owner, past, write_anew
+from tests.attacks.victim import Victim, verdict
+
+A_YEAR = timedelta(days=365)
+
+
+def moved(at: str, by: timedelta) -> str:
+    return timestamp(datetime.fromisoformat(at) + by)
+
+
+def test_an_event_says_it_was_recorded_after_the_checkpoint_that_seals_it(victim: Victim) -> None:
+    with owner(victim.database) as db:
+        told = past(db)
+        event = told.events[99]
+        told.events[99] = event.with_(recorded_at=moved(event.columns["recorded_at"], A_YEAR))
+        write_anew(db, told.without_anchors(), victim.signers)
+
+    (fault,) = verdict(victim).faults
+    assert ("leaf 99" in fault.about, "recorded_at" in fault.what) == (True, True)
+
+
+def test_a_checkpoint_says_it_was_signed_before_the_one_before_it(victim: Victim) -> None:
+    with owner(victim.database) as db:
+        told = past(db).without_anchors()
+        at = told.at("checkpoint.signed", 2)
+        was = told.events[at].columns
+        told.events[at] = told.events[at].with_(
+            time=moved(was["time"], -A_YEAR), recorded_at=moved(was["recorded_at"], -A_YEAR)
+        )
+        write_anew(db, told, victim.signers)
+
+    assert verdict(victim).answer == "did not hold"
+
+
+def test_an_event_may_tell_of_an_earlier_time(victim: Victim) -> None:
+    """One that waited in the spool does. Whether what is written is true, nobody can say."""
+    with owner(victim.database) as db:
+        told = past(db).without_anchors()
+        event = told.events[99]
+        told.events[99] = event.with_(time=moved(event.columns["time"], -A_YEAR))
+        write_anew(db, told, victim.signers)
+
+    assert verdict(victim).answer == "held"

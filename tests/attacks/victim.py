@@ -1,0 +1,208 @@
+"""A log with a past, as honest hands make it: sealed, anchored, its key handed over, two payloads withdrawn."""
+
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from audit.answers.verdict import Verdict
+from audit.answers.verify import verify
+from audit.events import payloads as p
+from audit.events.canonical import canonical
+from audit.events.event import ENVELOPE_KEYS, SALT_BYTES, Event, make_event, payload_hash, uuid7
+from audit.events.payloads import Payload
+from audit.ledger import anchors
+from audit.ledger.keys import read_log_key
+from audit.ledger.note import SigningKey
+from audit.ledger.sealer import KEPT, seal
+from audit.recording.initialise import initialise
+from audit.settings import read_settings, settings
+from audit.store.append import append
+from audit.store.engine import AuditStore, close_stores, open_existing, open_store, opened
+from tests.anchoring import TimestampAuthority, Witness
+from tests.attacks.forging import ORIGIN, Told
+
+ACTOR = "p:7c1e0f" + "0" * 58
+ERASER = "p:99aa41" + "0" * 58
+SIZES = (43, 284, 300, 314, 557)  # of the checkpoints; the last five events are not sealed
+EVENTS = 562
+WITHDRAWN = (20, 30)  # seqs
+PERMITS = 288  # the event that permits it
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A home with the log in it, and what its makers hold."""
+
+    home: Path
+    keys: tuple[SigningKey, ...] = field(repr=False)  # the log's, the oldest first
+    notes: tuple[str, ...] = field(repr=False)  # its checkpoints, the oldest first
+    withdrawn: dict[str, Any] = field(repr=False)  # a payload's row, as an older copy of the store still has it
+    authority: TimestampAuthority = field(repr=False)
+    witness: Witness = field(repr=False)
+
+    @property
+    def database(self) -> Path:
+        return self.home / "audit.db"
+
+    @property
+    def trusted(self) -> dict[str, Any]:
+        """Whose word on checkpoints an auditor believes."""
+        return {"tsa_roots": self.authority.roots, "witnesses": [self.witness.vkey]}
+
+    @property
+    def kept(self) -> Path:
+        """The last checkpoint that the log's machine signed, beside the key."""
+        return self.home / "keys" / KEPT
+
+    def copied(self, to: Path) -> "Victim":
+        """The same log in another home."""
+        shutil.copytree(self.home, to)
+        return replace(self, home=to)
+
+    @contextmanager
+    def store(self) -> Iterator[AuditStore]:
+        """The store as the product opens it, closed behind us, so that all of it is in one file."""
+        found = open_existing(read_settings({"AUDIT_HOME": str(self.home)}, self.home))
+        try:
+            yield found
+        finally:
+            found.engine.dispose()
+            close_stores()
+
+    def id(self, seq: int) -> str:
+        with self.store() as store, store.reading() as connection:
+            found = connection.execute(text("SELECT id FROM event WHERE seq = :seq"), {"seq": seq})
+            return str(found.scalar_one())
+
+    def about(self, seq: int) -> str:
+        """As a fault names a sealed event."""
+        return f"event {self.id(seq)} (leaf {seq - 1})"
+
+    def signers(self, events: Sequence[Told], before: int) -> Sequence[SigningKey]:
+        """Who signs a checkpoint over these events, as the rules have it: both, where the key was handed over."""
+        by = self.keys[: 1 + sum(event.type == "key.rotated" for event in events)]
+        return by[::-1] if any(event.type == "key.rotated" for event in events[before:]) else by[-1:]
+
+    def seal(self) -> str:
+        """The checkpoint that the log's own machine signs next."""
+        with self.store() as store:
+            sealed = seal(store, self.keys[-1], actor=ACTOR, kept=self.kept)
+        assert sealed is not None
+        return sealed.note
+
+
+def build(home: Path, authority: TimestampAuthority, witness: Witness) -> Victim:
+    """More than 512 events, so that two nodes above the leaves are on file; two checkpoints are anchored."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("AUDIT_HOME", str(home))
+        settings.cache_clear()
+        initialise(ORIGIN)
+        store = open_store()
+        settings.cache_clear()
+    close_stores()
+    first, second = read_log_key(home / "keys"), SigningKey(ORIGIN, secrets.token_bytes(32))
+    notes = []
+
+    def sealed(key: SigningKey, takes_over_from: SigningKey | None = None) -> None:
+        done = seal(store, key, actor=ACTOR, kept=home / "keys" / KEPT, takes_over_from=takes_over_from)
+        assert done is not None
+        notes.append(done.note)
+
+    def anchored() -> None:
+        for target in (anchors.authority(authority.url, authority.roots), anchors.Witness(witness.vkey, witness.url)):
+            anchors.anchor(store, target, actor=ACTOR)
+
+    append(store, work(10))
+    sealed(first)
+    append(store, work(60))
+    sealed(first)
+    witness.knows(first.verifier)
+    anchored()
+    append(store, [erased(store, WITHDRAWN), *work(3)])
+    sealed(first)
+    withdrawn = payload(store, WITHDRAWN[0])
+    withdraw(store, WITHDRAWN)
+    append(store, [rotated(first, second), *work(3)])
+    sealed(second, takes_over_from=first)
+    witness.knows(second.verifier)
+    anchored()
+    append(store, work(60))
+    sealed(second)
+    append(store, work(1))
+    store.engine.dispose()
+    return Victim(home, (first, second), tuple(notes), withdrawn, authority, witness)
+
+
+def work(runs: int) -> list[Event]:
+    """What this many scoring runs put on record, four events each."""
+    return [event for nth in range(runs) for event in _run(nth)]
+
+
+def _run(nth: int) -> Sequence[Event]:
+    flow, task = uuid7(), uuid7()
+    state = p.RunState(run_name=f"score {nth}", of="score", flow_name="scoring", tags=["nightly"])
+    model = p.Used(
+        name="model", kind="model", of="fraud", version=nth + 1,
+        address=f"artifact://sha256/{nth:064x}", digest=f"sha256:{nth:064x}",
+    )  # fmt: skip
+    step = p.StageFacts(spec="fraud", model=model, version=nth + 1, environment="production", reason="gates held")
+    around = {"flow_run_id": flow, "task_run_id": task, "deployment": uuid7(), "trace_id": secrets.token_hex(16)}
+    return [
+        told("flow_run.running", state, f"flow-run/{flow}", flow_run_id=flow),
+        told("task_run.running", state, f"task-run/{task}", **around),
+        told("model.deployed", step, "model/fraud", **around),
+        told("task_run.failed", state, f"task-run/{task}", **around),
+    ]
+
+
+def told(type: str, payload: Payload, subject: str, **around: str) -> Event:
+    return make_event(type, payload, source="prefect-audit/recorder", subject=subject, actor=ACTOR, **around)
+
+
+def rotated(old: SigningKey, new: SigningKey) -> Event:
+    key = new.verifier
+    facts = p.KeyFacts(purpose="log", fingerprint=key.shown, vkey=str(key), was=str(old.verifier))
+    return told("key.rotated", facts, "key/log")
+
+
+def erased(store: AuditStore, seqs: Sequence[int]) -> Event:
+    """The event that permits withdrawing these events' payloads."""
+    with store.reading() as connection:
+        ids = [connection.execute(text("SELECT id FROM event WHERE seq = :seq"), {"seq": seq}).scalar() for seq in seqs]
+    return permission("privacy.erased", ids)
+
+
+def permission(type: str, ids: Sequence[str | None]) -> Event:
+    """An event of a type that nothing emits yet."""
+    like = told("store.opened", p.StoreFacts(), "subject/1")
+    salt, body = secrets.token_bytes(SALT_BYTES), canonical({"events": ids, "reason": "asked for by the subject"})
+    columns = {key: getattr(like, key) for key in ENVELOPE_KEYS}
+    columns |= {"type": type, "actor": ERASER, "payload_hash": payload_hash(salt, body)}
+    return Event(**columns, envelope=canonical(columns).decode(), salt=salt, body=body.decode())
+
+
+def payload(store: AuditStore, seq: int) -> dict[str, Any]:
+    with store.reading() as connection:
+        rows = connection.execute(text("SELECT * FROM payload WHERE event_seq = :seq"), {"seq": seq})
+        return dict(rows.mappings().one())
+
+
+def withdraw(store: AuditStore, seqs: Sequence[int]) -> None:
+    """Take away these payloads, as the last event that permits it says."""
+    with store.writing() as connection:
+        by = connection.execute(text("SELECT max(seq) FROM event WHERE type = 'privacy.erased'")).scalar_one()
+        for seq in seqs:
+            connection.execute(text("INSERT INTO withdrawal VALUES (:seq, :by)"), {"seq": seq, "by": by})
+            connection.execute(text("DELETE FROM payload WHERE event_seq = :seq"), {"seq": seq})
+
+
+def verdict(victim: Victim, **held_to: Any) -> Verdict:
+    """What `audit verify` comes to."""
+    return verify(opened(victim.database), **held_to)
