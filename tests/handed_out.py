@@ -12,11 +12,11 @@ import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import pytest
@@ -29,18 +29,28 @@ from audit.answers.verdict import EXIT_CODES, Verdict
 from audit.events.canonical import canonical, digest_of
 from audit.events.payloads import AnchorFacts
 from audit.ledger.keys import read_log_key
-from audit.ledger.note import COSIGNATURE, Checkpoint, SigningKey, VerifierKey, cosignature, parse_note, signed
+from audit.ledger.note import (
+    COSIGNATURE,
+    Checkpoint,
+    SigningKey,
+    VerifierKey,
+    cosignature,
+    parse_checkpoint,
+    parse_note,
+    signed,
+)
 from audit.ledger.sealer import seal
 from audit.ledger.tree import leaf_hash
 from audit.recording.initialise import initialise
 from audit.settings import read_settings, settings
 from audit.store import ledger
 from audit.store.append import append, insert_event
-from audit.store.engine import AuditStore, close_stores, open_store
+from audit.store.engine import AuditStore, close_stores, open_store, opened
 from audit.store.ledger import Part
 from tests.attacks.victim import ACTOR, erased, rotated, told, withdraw, work
 
 ORIGIN = "acme.example/fraud"
+SIZE = 32  # of the newest checkpoint
 VERIFIER = Path(audit.answers.__file__).with_name("standalone.py")
 AT = datetime(2026, 11, 24, 21, 4, tzinfo=UTC)
 WITHDRAWN = 4  # leaf of the event whose payload is gone
@@ -63,6 +73,16 @@ class Log:
     @property
     def witness_key(self) -> VerifierKey:
         return VerifierKey(self.witness.name, COSIGNATURE, self.witness.verifier.public)
+
+    @property
+    def database(self) -> Path:
+        return self.home / "audit.db"
+
+    def copied(self, home: Path) -> "Log":
+        """The same log in another home, for those who change it."""
+        self.store.engine.dispose()
+        shutil.copytree(self.home, home)
+        return replace(self, home=home, store=opened(home / "audit.db"))
 
     def bundle(self, path: Path, **more: Any) -> Path:
         export(self.store, path, by=ACTOR, at=AT, **more)
@@ -108,19 +128,28 @@ def build(home: Path) -> Log:
     sealed(second)
     cosign(store, witness, notes[-1])
     close_stores()
+    assert notes[-1].split("\n")[1] == str(SIZE)
     return Log(home, store, (first, second), witness, tuple(notes))
+
+
+def stamp(store: AuditStore, note: str, evidence: bytes) -> None:
+    """Put a time stamp over a checkpoint on record."""
+    _anchor(store, "timestamp", "Example Time Stamping", note, evidence)
 
 
 def cosign(store: AuditStore, witness: SigningKey, note: str) -> None:
     """Put a witness's cosignature of a checkpoint on record."""
-    read = parse_note(note)
-    line = str(cosignature(witness, read.text, 1_795_554_000)).encode()
-    size = int(read.text.split("\n")[1])
-    facts = AnchorFacts(size=size, kind="cosignature", by=witness.name, at="2026-11-24", digest=digest_of(line))
+    line = str(cosignature(witness, parse_note(note).text, 1_795_554_000))
+    _anchor(store, "cosignature", witness.name, note, line.encode())
+
+
+def _anchor(store: AuditStore, kind: Literal["timestamp", "cosignature"], by: str, note: str, evidence: bytes) -> None:
+    size = parse_checkpoint(parse_note(note).text).size
+    facts = AnchorFacts(size=size, kind=kind, by=by, at="2026-11-24", digest=digest_of(evidence))
     with store.writing() as connection:
         seq = insert_event(connection, told("checkpoint.anchored", facts, f"checkpoint/{size}"))
         assert seq is not None
-        ledger.add_anchor(connection, seq, size, "cosignature", line)
+        ledger.add_anchor(connection, seq, size, kind, evidence)
 
 
 # What is handed out, bent.

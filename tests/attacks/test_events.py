@@ -136,12 +136,12 @@ def test_a_withdrawn_payload_is_brought_back(victim: Victim) -> None:
 
 
 def test_a_withdrawn_payload_is_brought_back_as_if_it_had_never_gone(victim: Victim) -> None:
-    """The sealed event still says that it was erased."""
+    """The sealed event still says that it was taken away."""
     with owner(victim.database) as db:
         db.execute("DELETE FROM withdrawal WHERE event_seq = ?", (victim.withdrawn["event_seq"],))
         insert(db, "payload", victim.withdrawn)
 
-    assert verdict(victim).answer == "did not hold"
+    assert [fault.about for fault in verdict(victim).faults] == [victim.about(WITHDRAWN[0])]
 
 
 def test_a_forged_payload_takes_the_place_of_a_withdrawn_one(victim: Victim) -> None:

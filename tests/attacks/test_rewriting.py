@@ -2,18 +2,45 @@
 
 import secrets
 import shutil
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from audit.cli.app import main
 from audit.errors import InconsistentTree, KeyUnavailable
 from audit.ledger import anchors
 from audit.ledger.note import SigningKey
+from audit.ledger.publisher import publish
+from audit.ledger.tiles import read_published
+from audit.settings import settings
 from audit.store.append import append
+from audit.store.engine import close_stores
 from tests.anchoring import witnessing
 from tests.attacks.forging import ORIGIN, Past, owner, past, write_anew
 from tests.attacks.victim import SIZES, Victim, verdict, work
+
+FORGED = ["with_the_real_keys", "with_a_key_of_their_own"]
+Audit = Callable[..., int]
+
+
+@pytest.fixture
+def audit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Audit]:
+    """The command as it is run where the log lives; its exit code."""
+
+    def run(home: Path, *words: str) -> int:
+        monkeypatch.setenv("AUDIT_HOME", str(home))
+        monkeypatch.setattr(sys, "argv", ["audit", *words])
+        settings.cache_clear()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        close_stores()
+        return int(ended.value.code or 0)
+
+    yield run
+    settings.cache_clear()
 
 
 @pytest.fixture
@@ -46,7 +73,7 @@ def bent(told: Past) -> Past:
     return told
 
 
-@pytest.mark.parametrize("forged", ["with_the_real_keys", "with_a_key_of_their_own"])
+@pytest.mark.parametrize("forged", FORGED)
 def test_the_store_alone_does_not_show_that_all_of_it_was_written_anew(
     forged: str, request: pytest.FixtureRequest
 ) -> None:
@@ -55,7 +82,7 @@ def test_the_store_alone_does_not_show_that_all_of_it_was_written_anew(
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
-@pytest.mark.parametrize("forged", ["with_the_real_keys", "with_a_key_of_their_own"])
+@pytest.mark.parametrize("forged", FORGED)
 def test_a_checkpoint_that_somebody_kept_shows_it(
     forged: str, size: int, untouched: Victim, request: pytest.FixtureRequest
 ) -> None:
@@ -77,13 +104,34 @@ def test_a_key_that_somebody_kept_shows_that_the_log_was_signed_by_another(
     assert verdict(with_a_key_of_their_own, key=untouched.keys[0].verifier).answer == "did not hold"
 
 
-@pytest.mark.parametrize("forged", ["with_the_real_keys", "with_a_key_of_their_own"])
-def test_the_machine_that_signed_remembers_and_signs_no_more(forged: str, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("forged", FORGED)
+def test_the_machine_that_signed_remembers_and_signs_no_more(
+    forged: str, request: pytest.FixtureRequest, audit: Audit
+) -> None:
     victim: Victim = request.getfixturevalue(forged)
 
-    assert verdict(victim, kept=[victim.kept.read_text()]).answer == "did not hold"
+    assert audit(victim.home, "verify") == 1
     with pytest.raises((InconsistentTree, KeyUnavailable)):
         victim.seal()
+
+
+def test_who_owns_the_machine_too_makes_it_forget(with_the_real_keys: Victim, audit: Audit) -> None:
+    with_the_real_keys.kept.unlink()
+
+    assert audit(with_the_real_keys.home, "verify") == 0
+
+
+def test_what_was_published_shows_it_and_nothing_more_is_published(victim: Victim, tmp_path: Path) -> None:
+    place = (tmp_path / "published").as_uri()
+    with victim.store() as store:
+        publish(store, place, actor="p:publisher")
+    with owner(victim.database) as db:
+        write_anew(db, bent(past(db)).without_anchors(), victim.signers)
+
+    published = [(f"published at {place}", read_published(place))]
+    assert verdict(victim, elsewhere=published).answer == "did not hold"
+    with victim.store() as store, pytest.raises(InconsistentTree):
+        publish(store, place, actor="p:publisher")
 
 
 def test_evidence_of_others_that_is_left_in_place_does_not_fit(victim: Victim) -> None:
@@ -102,13 +150,13 @@ def test_a_witness_refuses_the_log_that_was_written_anew(with_the_real_keys: Vic
         anchors.anchor(store, witness, actor="p:forger")
 
 
-def test_the_log_is_cut_back_to_an_earlier_checkpoint(victim: Victim) -> None:
+def test_the_log_is_cut_back_to_an_earlier_checkpoint(victim: Victim, audit: Audit) -> None:
     """As if nothing had happened since: every row in every table is a true one."""
     cut_back(victim)
 
     assert verdict(victim).answer == "held"
     assert verdict(victim, kept=[victim.notes[-1]]).answer == "did not hold"
-    assert verdict(victim, kept=[victim.kept.read_text()]).answer == "did not hold"
+    assert audit(victim.home, "verify") == 1
     with pytest.raises(InconsistentTree, match="older copy"):
         continued(victim)
 
@@ -127,14 +175,14 @@ def test_the_last_checkpoint_is_taken_back(victim: Victim) -> None:
         victim.seal()
 
 
-def test_an_older_copy_of_the_file_is_put_back(victim: Victim) -> None:
+def test_an_older_copy_of_the_file_is_put_back(victim: Victim, audit: Audit) -> None:
     shutil.copy(victim.database, older := victim.home / "older")
     newest = continued(victim)
     older.replace(victim.database)
 
     assert verdict(victim).answer == "held"
     assert verdict(victim, kept=[newest]).answer == "did not hold"
-    assert verdict(victim, kept=[victim.kept.read_text()]).answer == "did not hold"
+    assert audit(victim.home, "verify") == 1
     with pytest.raises(InconsistentTree, match="older copy"):
         victim.seal()
 
@@ -160,6 +208,15 @@ def test_a_witness_sees_one_of_two_logs(victim: Victim, tmp_path: Path) -> None:
             anchors.anchor(store, anchors.Witness(seeing.vkey, seeing.url), actor="p:auditor")
         with other.store() as store, pytest.raises(InconsistentTree):
             anchors.anchor(store, anchors.Witness(seeing.vkey, seeing.url), actor="p:auditor")
+
+
+def test_a_resumed_reading_rests_on_what_was_read_before(victim: Victim) -> None:
+    with owner(victim.database) as db:
+        db.execute("UPDATE event SET severity = 'debug' WHERE seq = 99")
+
+    resumed = verdict(victim, since=SIZES[1])
+    assert (resumed.answer, resumed.since) == ("held", SIZES[1])
+    assert verdict(victim).answer == "did not hold"
 
 
 def continued(victim: Victim) -> str:

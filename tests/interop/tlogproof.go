@@ -31,7 +31,6 @@ import (
 
 const (
 	header     = "c2sp.org/tlog-proof@v1"
-	maxHashes  = 63
 	saltBytes  = 32
 	tileHeight = 8
 	tileWidth  = 1 << tileHeight
@@ -102,9 +101,6 @@ func parseProof(written string) (index int64, proof tlog.RecordProof, checkpoint
 	}
 	if index, err = decimal(strings.TrimPrefix(lines[0], "index ")); err != nil {
 		return 0, nil, "", fmt.Errorf("index: %w", err)
-	}
-	if len(lines)-1 > maxHashes {
-		return 0, nil, "", fmt.Errorf("%d hashes", len(lines)-1)
 	}
 	for _, line := range lines[1:] {
 		hash, err := unhash(line)

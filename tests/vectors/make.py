@@ -352,6 +352,7 @@ def _bent_lines(case: Callable[..., Case], steps: list[str], note: str, good: st
     yield case("two proofs in one", good + good)
     for bent in ("06", "+6", "-6", "-0", " 6", "6 ", "6_", "0x6", "٦", "6.0", "", "six"):
         yield case(f"index {bent!r}", good.replace("index 6", f"index {bent}"))
+    yield case("index without its word", good.replace("index 6", "6"))
     yield case("index twice", good.replace("index 6", "index 6\nindex 6"))
     yield case("index in capitals", good.replace("index 6", "Index 6"))
     yield case("index behind the hashes", _proof(None, [*steps, "index 6"], note))

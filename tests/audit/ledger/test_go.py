@@ -165,16 +165,21 @@ def hash_flipped(nth: int) -> Callable[[Path], None]:
     return bend
 
 
-def signed_anew(bend_text: Callable[[str], str], key: SigningKey = KEY) -> Callable[[Path], None]:
-    """Another checkpoint under the proof, with a signature that fits it."""
+def signed_anew(
+    bend_text: Callable[[str], str], key: SigningKey = KEY, name: str = "entry.tlog-proof"
+) -> Callable[[Path], None]:
+    """Another checkpoint at the end of a file, with a signature that fits it."""
 
     def bend(folder: Path) -> None:
-        path = folder / "entry.tlog-proof"
-        head, _, checkpoint = path.read_text().partition("\n\n")
-        text = bend_text(checkpoint.partition("\n\n")[0] + "\n")
-        path.write_text(f"{head}\n\n{signed(text, [key])}")
+        path = folder / name
+        *before, text, _ = path.read_text().split("\n\n")
+        path.write_text("\n\n".join([*before, str(signed(bend_text(f"{text}\n"), [key]))]))
 
     return bend
+
+
+def other_root(text: str) -> str:
+    return text.replace(text.split("\n")[2], base64.b64encode(bytes(32)).decode())
 
 
 def with_payload(**changed: Any) -> Callable[[Path], None]:
@@ -200,14 +205,12 @@ BENT: dict[str, Callable[[Path], None]] = {
     "index with a zero before it": replaced("entry.tlog-proof", "index 77", "index 077"),
     "size": replaced("entry.tlog-proof", "\n300\n", "\n301\n"),
     "size, signed anew": signed_anew(lambda text: text.replace("\n300\n", "\n600\n")),
-    "root, signed anew": signed_anew(
-        lambda text: text.replace(text.split("\n")[2], base64.b64encode(bytes(32)).decode())
-    ),
+    "root, signed anew": signed_anew(other_root),
     "origin": replaced("entry.tlog-proof", "\nacme.example/fraud\n", "\nacme.example/other\n"),
     "origin, signed anew": signed_anew(lambda text: text.replace("fraud", "other")),
-    "another key's signature": signed_anew(lambda text: text, OTHER),
+    "another key's signature": signed_anew(str, OTHER),
     "signature": flipped("entry.tlog-proof", -30),
-    "signature gone": signed_anew(lambda text: text, SigningKey("x.example", bytes(32))),
+    "signature gone": signed_anew(str, SigningKey("x.example", bytes(32))),
     "proof cut": lambda folder: os.truncate(folder / "entry.tlog-proof", 300),
     "entry's first byte": flipped("entry.json", 0),
     "entry's last byte": flipped("entry.json", -1),
@@ -298,6 +301,8 @@ BENT_LOGS: dict[str, Callable[[Path], None]] = {
     "a tile gone": without("tile/1/000.p/1"),
     "entries gone": without("tile/entries/000"),
     "the checkpoint's size": replaced("checkpoint", "\n300\n", "\n299\n"),
+    "the checkpoint's root, signed anew": signed_anew(other_root, name="checkpoint"),
+    "the checkpoint by another key": signed_anew(str, OTHER, "checkpoint"),
     "the checkpoint gone": without("checkpoint"),
     "the key": flipped("log.vkey", -3),
 }
