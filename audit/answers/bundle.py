@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -28,11 +29,11 @@ from sqlalchemy import Connection
 from audit.answers import outside
 from audit.answers.checks import Envelope, GrowingTree, is_later
 from audit.answers.verdict import Fault, Verdict
-from audit.errors import AuditError, CouldNotTell, InconsistentTree, NotFound, ProofRejected, UserError
+from audit.errors import CouldNotTell, InconsistentTree, NotFound, ProofRejected, UserError
 from audit.events.canonical import canonical, timestamp
 from audit.ledger import tree
 from audit.ledger.keys import PURPOSE, keys_on_record
-from audit.ledger.note import Checkpoint, Note, VerifierKey, decoded, parse_checkpoint, parse_key, parse_note, verified
+from audit.ledger.note import Checkpoint, Note, VerifierKey, decoded, parse_checkpoint, parse_note, verified
 from audit.ledger.proof import believed_head
 from audit.ledger.sealer import reader
 from audit.store import ledger
@@ -105,10 +106,13 @@ def export(
             made = _written(connection, file, part or Part(), payloads, by, timestamp(at), progress)
         _demand_held(draft)
         draft.replace(path)
+    except ProofRejected as bad:
+        raise InconsistentTree(bad.what, hint=outside.CHANGED) from None
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}).", hint="Name another file with -o.") from None
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink()
     return made
 
 
@@ -131,7 +135,7 @@ def verify_bundle(
             return _judged(file, outside.Trust(key, kept, witnesses, tsa_roots), progress)
     except CouldNotTell as lacking:
         return Verdict(unknown=(str(lacking),))
-    except AuditError as bad:
+    except ProofRejected as bad:
         return Verdict(faults=(Fault("bundle", bad.what),))
 
 
@@ -217,14 +221,14 @@ def _put(archive: zipfile.ZipFile, name: str, parts: Iterable[bytes]) -> None:
 def _newest(connection: Connection, size: int, counted: Counter[str]) -> bytes:
     _, note, cosignatures = next(ledger.cosigned_checkpoints(connection, size))
     counted["anchor"] += len(cosignatures)
-    return str(outside.cosigned(note, cosignatures)).encode()
+    return str(outside.cosigned(size, note, cosignatures)).encode()
 
 
 def _older_lines(connection: Connection, newest: int, counted: Counter[str]) -> Iterator[bytes]:
     for size, note, cosignatures in ledger.cosigned_checkpoints(connection):
         if size < newest:
             counted.update(checkpoint=1, anchor=len(cosignatures))
-            yield canonical({"note": str(outside.cosigned(note, cosignatures))}) + b"\n"
+            yield canonical({"note": str(outside.cosigned(size, note, cosignatures))}) + b"\n"
 
 
 def _stamps(connection: Connection, since: int, counted: Counter[str]) -> Iterator[tuple[str, bytes]]:
@@ -336,7 +340,7 @@ def _members_judged(archive: zipfile.ZipFile, trust: outside.Trust, progress: Pr
     manifest = outside.strict_object(_text(archive, MANIFEST).removesuffix("\n"), MANIFEST, WHOLE, PART)
     if manifest["format"] != FORMAT or manifest["complete"] == ("part" in manifest):
         raise ProofRejected(f"{MANIFEST} is not of the format {FORMAT}.")
-    named = outside.parse_keys(_text(archive, KEYS))
+    named = outside.keys_of(_text(archive, KEYS))
     note = parse_note(_text(archive, CHECKPOINT))
     head = parse_checkpoint(note.text)
     if (head.origin, head.size) != (manifest["origin"], manifest["size"]):
@@ -414,7 +418,7 @@ def _handed_over(entry: _Entry) -> list[tuple[VerifierKey, VerifierKey]]:
     """The log's key before and after this event, if it is one that hands over."""
     if entry.said["type"] != "key.rotated" or entry.told.get("purpose") != PURPOSE:
         return []
-    return [(parse_key(str(entry.told.get("was"))), parse_key(str(entry.told.get("vkey"))))]
+    return [(outside.key_of(entry.told.get("was")), outside.key_of(entry.told.get("vkey")))]
 
 
 def _included(entries: Iterable[_Entry], head: Checkpoint) -> dict[int, bytes]:

@@ -15,7 +15,7 @@ import orjson
 from audit.answers.verdict import Fault
 from audit.errors import ProofRejected, UserError
 from audit.events.canonical import canonical
-from audit.events.event import ENVELOPE_KEYS, MAX_ENVELOPE, SALT_BYTES, SCHEMA_VERSION
+from audit.events.event import ENVELOPE_KEYS, MAX_ENVELOPE, NULLABLE_KEYS, SALT_BYTES, SCHEMA_VERSION
 from audit.ledger import tree
 from audit.ledger.keys import PURPOSE
 from audit.ledger.note import VerifierKey, parse_key
@@ -23,17 +23,8 @@ from audit.ledger.tree import TILE_HEIGHT, TILE_WIDTH, Node, Span
 
 CLOCK_TOLERANCE = timedelta(seconds=60)  # between two readings of clocks that are set well
 LATE = timedelta(hours=1)  # after which an event that comes behind later ones is worth a word
-ABSENT = ("flow_run_id", "task_run_id", "deployment", "trace_id")  # that may be null
-ADDRESS = re.compile(rb"artifact://sha256/([0-9a-f]{64})")
-_TEXT = rb'"[ !#-\[\]-~]*+"'  # printable ASCII without what JSON escapes
-PLAIN = re.compile(  # an envelope as nearly all of them are, in canonical form; what does not match may be right too
-    rb"\{%b\}"
-    % b",".join(
-        b'"%b":%b'
-        % (key.encode(), b"1" if key == "schema_version" else b"(?:null|%b)" % _TEXT if key in ABSENT else _TEXT)
-        for key in sorted(ENVELOPE_KEYS)
-    )
-)
+ADDRESS = b"artifact://sha256/"
+_HEX = re.compile(rb"[0-9a-f]{64}")
 MOST_SHOWN = 80  # characters of a value
 
 Column = tuple[str, Any]  # storage class and value, TEXT as bytes
@@ -71,7 +62,7 @@ def shape_faults(said: Envelope, size: int) -> list[str]:
         if key == "schema_version":
             good = type(value) is int and value == SCHEMA_VERSION
         else:
-            good = isinstance(value, str) or (value is None and key in ABSENT)
+            good = isinstance(value, str) or (value is None and key in NULLABLE_KEYS)
         if not good:
             faults.append(f"the envelope's {key} is {shown(value)}")
     return faults
@@ -95,6 +86,11 @@ def payload_fault(salt: Any, body: Any, plain: bool, payload_hash: bytes) -> str
     if b"sha256:" + hashlib.sha256(salt + body).hexdigest().encode() != payload_hash:
         return "its payload (body or salt) is not the one that the envelope binds by payload_hash"
     return None
+
+
+def addresses(body: bytes) -> list[bytes]:
+    """The SHA-256 (hex) of every artifact that a payload refers to, wherever it does."""
+    return [part for part in (part[:64] for part in body.split(ADDRESS)[1:]) if _HEX.fullmatch(part)]
 
 
 class GrowingTree:

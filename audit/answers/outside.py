@@ -14,7 +14,7 @@ import orjson
 
 from audit.answers.checks import Envelope, payload_fault, read_envelope, shape_faults
 from audit.answers.verdict import Fault, Verdict
-from audit.errors import CouldNotTell, InconsistentTree, ProofRejected
+from audit.errors import AuthorityUnknown, CouldNotTell, InconsistentTree, ProofRejected, UserError
 from audit.events.canonical import canonical
 from audit.ledger.anchors import check_timestamp, read_roots
 from audit.ledger.note import Checkpoint, Note, VerifierKey, parse_checkpoint, parse_key, parse_note, verified
@@ -108,9 +108,17 @@ def demand_payload(said: Envelope, salt: str, payload: str, what: str) -> None:
         raise ProofRejected(f"{what}: {fault}.")
 
 
-def parse_keys(written: str) -> list[VerifierKey]:
-    """Verifier keys, a line each. Raises UserError if one is none, ProofRejected if there is not one, or more."""
-    found = [parse_key(line) for line in written.split("\n")[:-1]]
+def key_of(written: object) -> VerifierKey:
+    """A verifier key that stands in what is checked. Raises ProofRejected if it is none."""
+    try:
+        return parse_key(str(written))
+    except UserError as bad:
+        raise ProofRejected(bad.what) from None
+
+
+def keys_of(written: str) -> list[VerifierKey]:
+    """Verifier keys, a line each. Raises ProofRejected unless there are some, and nothing else."""
+    found = [key_of(line) for line in written.split("\n")[:-1]]
     if not found or key_lines(found).decode() != written:
         raise ProofRejected("log.vkey does not name keys, a line each.")
     return found
@@ -130,9 +138,12 @@ def demand_sealed(row: SealedEvent) -> None:
         raise InconsistentTree(f"{what}: its payload is missing, and nobody withdrew it.", hint=CHANGED)
 
 
-def cosigned(note: str, lines: Iterable[bytes]) -> Note:
-    """The log's note with the cosignatures that witnesses gave. Raises ProofRejected if it is then no note."""
-    return parse_note(note + "".join(line.decode(errors="replace") for line in dict.fromkeys(lines)))
+def cosigned(size: int, note: str, cosignatures: Iterable[bytes]) -> Note:
+    """A stored checkpoint with what witnesses added. Raises ProofRejected if it is none of that size."""
+    found = parse_note(note + "".join(line.decode(errors="replace") for line in dict.fromkeys(cosignatures)))
+    if parse_checkpoint(found.text).size != size:
+        raise ProofRejected(f"The checkpoint of size {size} says that it is of another one.")
+    return found
 
 
 def standalone() -> bytes:
@@ -227,19 +238,26 @@ def _held_to(
 
 
 def _stamped(stamps: Iterable[tuple[str, bytes, str]], tsa_roots: Path | None) -> tuple[int, list[Fault], list[str]]:
-    """How many time stamps hold, which do not, and how to check them where no authority is known here."""
-    held, faults, notes = 0, [], []
+    """How many time stamps hold, which do not, and how to check others. Without roots none is looked at."""
+    roots = read_roots(tsa_roots) if tsa_roots else None
+    held, faults, unchecked = 0, [], []
     for name, content, note in stamps:
-        if tsa_roots is None:
-            digest = hashlib.sha256(note.encode()).hexdigest()
-            notes.append(
-                f"The time stamp {name} was not checked, for no authority is known here. With its roots: "
-                f"openssl ts -verify -digest {digest} -in {name} -CAfile ROOTS.pem"
-            )
-            continue
         try:
-            check_timestamp(content, note, read_roots(tsa_roots))
+            if roots is None:
+                raise AuthorityUnknown("No authority is known.")
+            check_timestamp(content, note, roots)
             held += 1
+        except AuthorityUnknown:
+            unchecked.append((name, note))
         except ProofRejected as bad:
             faults.append(Fault(name, bad.what))
-    return held, faults, notes
+    return held, faults, [_how_to_check(len(unchecked), *unchecked[-1])] if unchecked else []
+
+
+def _how_to_check(count: int, name: str, note: str) -> str:
+    what = "time stamp is by an authority" if count == 1 else "time stamps are by authorities"
+    digest = hashlib.sha256(note.encode()).hexdigest()
+    return (
+        f"{count} {what} not known here, and not checked. With the authority's roots: "
+        f"openssl ts -verify -digest {digest} -in {name} -CAfile ROOTS.pem"
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 from audit.answers import outside
 from audit.answers.checks import is_later
 from audit.answers.verdict import Fault, Verdict
-from audit.errors import AuditError, CouldNotTell, InconsistentTree, ProofRejected, UserError
+from audit.errors import CouldNotTell, InconsistentTree, ProofRejected, UserError
 from audit.events.canonical import canonical
 from audit.ledger import tree
 from audit.ledger.keys import keys_on_record
@@ -66,7 +66,7 @@ def proof_of(store: AuditStore, event_id: str) -> Evidence:
         keys = keys_on_record(ledger.key_events(connection))
     outside.demand_sealed(sealed)
     try:
-        proof = TlogProof(sealed.idx, tuple(hashes), outside.cosigned(note, cosignatures))
+        proof = TlogProof(sealed.idx, tuple(hashes), outside.cosigned(size, note, cosignatures))
         found = _files(sealed, proof, keys) | dict(zip(STAMPS, stamps, strict=False))
         _judged(found, outside.Trust())
     except ProofRejected as bad:
@@ -126,13 +126,13 @@ def verify_proof(
         return _judged(_read(folder), outside.Trust(key, kept, witnesses, tsa_roots))
     except CouldNotTell as lacking:
         return Verdict(unknown=(str(lacking),))
-    except AuditError as bad:
+    except ProofRejected as bad:
         return Verdict(faults=(Fault("proof", bad.what),))
 
 
 def _judged(files: Mapping[str, bytes], trust: outside.Trust) -> Verdict:
     """Raises ProofRejected where the proof, or what it is of, does not hold."""
-    named = outside.parse_keys(outside.utf8(files[KEYS], KEYS))
+    named = outside.keys_of(outside.utf8(files[KEYS], KEYS))
     proof = parse_proof(outside.utf8(files[PROOF], PROOF))
     believed = [trust.key] if trust.key else named
     head = check_proof(files[ENTRY], proof, [*believed, *trust.witnesses])

@@ -45,7 +45,7 @@ except ImportError:
 
 FORMAT = "prefect-audit/bundle@1"
 NEEDED = {"manifest.json", "checkpoint", "checkpoints.jsonl", "events.jsonl", "log.vkey"}
-STAMP = re.compile(r"anchors/([1-9][0-9]{0,18})-[1-9][0-9]{0,2}\.tsr")
+STAMP = re.compile(r"anchors/[1-9][0-9]{0,18}-[1-9][0-9]{0,2}\.tsr")
 WHOLE = {
     "format": str, "origin": str, "size": int, "complete": bool, "payloads": bool, "events": int, "checkpoints": int,
     "made_at": str, "made_by": str,
@@ -313,7 +313,8 @@ def check_folder(folder: Path, given: Given) -> list[str]:
         demand_payload(envelope, bound["salt"], bound["payload"], "payload.json")
     else:
         lines.append("its payload is not here: it was withdrawn, or left out")
-    lines += [how_to_check(stamp.name, note, keys) for stamp in sorted(folder.glob("checkpoint*.tsr"))]
+    stamps = sorted(stamp.name for stamp in folder.glob("checkpoint*.tsr"))
+    lines += how_to_check([(name, note) for name in stamps], keys)
     lines += held_to(given, note, {note.size: note.root}, believed + keys)
     if envelope["schema_version"] > 1:
         raise CannotTell(f"1 {LATER}")
@@ -398,11 +399,13 @@ def check_members(archive: zipfile.ZipFile, given: Given) -> list[str]:
         lines = [f"part of {note.origin}: {manifest['events']} of {note.size} events; that these are all is not shown"]
     lines += [f"{count} {what}" for what, count in sorted(counted.items())]
     demand_believed(note, believed + given.witnesses)
-    for name in archive.namelist():
-        if stamp := STAMP.fullmatch(name):
-            if int(stamp[1]) not in notes:
-                raise DoesNotHold(f"{name} is over a checkpoint that is not in the bundle.")
-            lines.append(how_to_check(name, notes[int(stamp[1])], keys))
+    stamps = []
+    for name in filter(STAMP.fullmatch, archive.namelist()):
+        size = int(name.split("/")[1].split("-")[0])
+        if size not in notes:
+            raise DoesNotHold(f"{name} is over a checkpoint that is not in the bundle.")
+        stamps.append((name, notes[size]))
+    lines += how_to_check(stamps, keys)
     lines += held_to(given, note, roots, believed + keys)
     if LATER in counted:
         raise CannotTell(f"{counted[LATER]} {LATER}")
@@ -559,13 +562,17 @@ def held_to(given: Given, note: Note, roots: dict[int, bytes], keys: list[Key]) 
     return lines
 
 
-def how_to_check(name: str, note: Note, keys: list[Key]) -> str:
+def how_to_check(stamps: list[tuple[str, Note]], keys: list[Key]) -> list[str]:
     """Time stamps are over the note as the log signed it, without what witnesses added."""
+    if not stamps:
+        return []
+    name, note = stamps[-1]
     own = {key.named() for key in keys}
     signed = [(who, id, value) for (who, id), value in note.signatures.items() if (who, id) in own]
     lines = [f"— {who} {base64.b64encode(id + value).decode()}\n" for who, id, value in signed]
     digest = hashlib.sha256("".join([note.text, "\n", *lines]).encode()).hexdigest()
-    return f"not checked here: openssl ts -verify -digest {digest} -in {name} -CAfile ROOTS.pem"
+    command = f"openssl ts -verify -digest {digest} -in {name} -CAfile ROOTS.pem"
+    return [f"{len(stamps)} time stamps, not checked here; the last one, with its authority's roots: {command}"]
 
 
 def main() -> int:

@@ -303,6 +303,13 @@ def _withdrawals(connection: sqlite3.Connection, size: int, found: Findings) -> 
                 found.fault(named(seq, envelope, size), "its payload was withdrawn and is there: it was brought back")
             else:
                 by_actor[permission.actor] += 1
+    for by_seq in evidence.before(connection, WITHDRAWING, size):
+        for seq, envelope in evidence.unwithdrawn(connection, _permission(connection, by_seq, size).ids):
+            found.fault(
+                named(seq, envelope, size),
+                f"its payload is there, though the event at seq {by_seq} withdraws it: brought back, or never "
+                "taken away",
+            )
     return by_actor
 
 
@@ -396,7 +403,7 @@ def _remark(walk: Walk, log: Log, asked: Asked, anchors: Sequence[Held], found: 
     for reign in log.reigns:
         if reign.by.type == "key.lost":
             found.notes.append(
-                f"The log's key was declared lost by {reign.by.about}: the old key does not speak for what is sealed since."
+                f"The log's key was declared lost by {reign.by.about}: it does not speak for what is sealed since."
             )
     if walk.later:
         found.unknown.append(

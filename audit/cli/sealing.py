@@ -108,6 +108,8 @@ def _watch(asked: Asked, every: float, *, note: bool, as_json: bool) -> None:
             if not began or not_sealed(store)[0]:
                 for done in _seal_all():
                     _say_one(done, note=note, as_json=as_json)
+                    if asked(0):
+                        return
         except CouldNotTell as gone:
             if not began:
                 raise

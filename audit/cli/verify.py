@@ -31,7 +31,7 @@ CHANGED = (
 BENT = "This is not what the log gave out. Keep it as it is, and ask for it again where you had it."
 UNHELD = (
     "nothing outside of the store. Whoever owns it could have written all of it anew, with the log's key or another: "
-    "have a checkpoint and the key (audit log-key -o) where they cannot reach, and name them with --checkpoint and --key"
+    "have a checkpoint and the key (audit log-key -o) where they cannot reach, named with --checkpoint and --key"
 )
 
 Files = Annotated[

@@ -26,6 +26,7 @@ ENVELOPE_KEYS = (
     "id", "source", "type", "subject", "time", "severity", "actor", "flow_run_id", "task_run_id",
     "deployment", "trace_id", "schema_version", "recorded_at", "payload_hash",
 )  # fmt: skip
+NULLABLE_KEYS = ("flow_run_id", "task_run_id", "deployment", "trace_id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

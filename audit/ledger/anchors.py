@@ -299,6 +299,8 @@ def _believed(evidence: bytes, note: str, roots: Sequence[x509.Certificate]) -> 
     digest = sha256(note.encode()).digest()
     if imprint.hash_algorithm.dotted_string != SHA256 or imprint.message != digest:
         raise ProofRejected("The time stamp is over other bytes than this checkpoint's.")
+    if not roots:
+        raise AuthorityUnknown("The time stamp is by no authority that is trusted here (no roots are named).")
     try:
         VerifierBuilder(roots=list(roots)).build().verify(response, digest)
     except VerificationError as refused:
@@ -379,7 +381,7 @@ def _is_by(key: VerifierKey, line: bytes) -> bool:
 def _signature(line: bytes) -> Signature:
     """Raises ProofRejected if it is none, or more than one."""
     written = line.decode(errors="replace")
-    if written.count("\n") != 1:
+    if written.count("\n") != 1 or not written.endswith("\n"):
         raise ProofRejected("This is no cosignature: one signature line.")
     return parse_note(f"-\n\n{written}").signatures[0]
 

@@ -11,7 +11,7 @@ from audit.events.payloads import KeyFacts, Payload, StoreFacts
 from audit.ledger import keys
 from audit.privacy.mask_key import create_mask_key, fingerprint, read_mask_key
 from audit.recording import circumstances
-from audit.recording.sealing import Given, given_key, key_event, signing_key
+from audit.recording.sealing import Given, given_key, key_event, recorded_key
 from audit.settings import Settings, settings
 from audit.store import engine, read
 from audit.store.append import append_decided
@@ -48,7 +48,7 @@ def initialise(origin: str | None = None, where: Settings | None = None) -> Init
         return _stands(known, made=False)
     given = None if known.log_key else given_key(where)  # before the lock: a block comes over the network
     append_decided(store, lambda connection: _missing(connection, mask_key, given, origin, where))
-    signing_key(where)  # a new key takes its place, now that it is on record
+    keys.log_key(where.keys_path, lambda: recorded_key(where))  # which takes its place, now that it is on record
     with store.reading() as connection:
         return _stands(_known(connection), made=True)
 

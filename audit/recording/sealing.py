@@ -175,7 +175,7 @@ def _changed(
         announce=announce,
     )
     assert done is not None, "what was announced is sealed"
-    signing_key(where)  # the new key takes its place, now that it is on record
+    keys.log_key(where.keys_path, lambda: new.verifier)  # which takes its place, now that it is on record
     _warn(done)
     for event in (*done.announced, done.event):
         tell(event)

@@ -4,9 +4,10 @@ One snapshot, read-only, each table by a scan of its own: a join or an index cou
 bytes, for what is no UTF-8 would otherwise end the reading; where TEXT and BLOB must differ, the query tells which.
 """
 
+import json
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from audit.errors import StoreBusy, StoreUnavailable
-from audit.events.event import ENVELOPE_KEYS, SCHEMA_VERSION
+from audit.events.event import ENVELOPE_KEYS, NULLABLE_KEYS, SCHEMA_VERSION
 from audit.store.ddl import GUARDS, LEDGER_GUARDS, VIEWS
 from audit.store.engine import BUSY_SECONDS, HEAD
 
@@ -46,10 +47,19 @@ INDEXES = (
 )
 _TABLES = [f"CREATE TABLE {name} {columns}" for name, columns in TABLES.items()]
 _DEFINED = {" ".join(statement.split()) for statement in (*_TABLES, *INDEXES, *GUARDS, *LEDGER_GUARDS, *VIEWS)}
+_TEXTS = [key for key in ENVELOPE_KEYS if key != "schema_version"]
 _AS_ENVELOPE = ", ".join(f"'{key}', {key}" for key in sorted(ENVELOPE_KEYS))
+# In SQLite's order of values numbers come before text and bytes; of bytes it makes no JSON.
+_SAYS_THE_SAME = " AND ".join(
+    (
+        f"json_object({_AS_ENVELOPE}) IS envelope COLLATE BINARY",
+        f"schema_version IS {SCHEMA_VERSION}",
+        *(f"coalesce({key}, '') >= ''" if key in NULLABLE_KEYS else f"{key} >= ''" for key in _TEXTS),
+    )
+)
 _PRAGMAS = ("trusted_schema = OFF", "query_only = ON", "cell_size_check = ON", "temp_store = FILE")
 
-LOWEST = -(2**63)
+LOWEST, LARGEST = -(2**63), 2**63 - 1
 
 Row = tuple[Any, ...]
 
@@ -126,7 +136,8 @@ def last_seq(connection: sqlite3.Connection) -> int:
 
 def tree_size(connection: sqlite3.Connection) -> int:
     """Leaves, if none is missing."""
-    return int(connection.execute("SELECT coalesce(max(idx) + 1, 0) FROM main.leaf").fetchone()[0])
+    (last,) = connection.execute("SELECT coalesce(max(idx), -1) FROM main.leaf").fetchone()
+    return min(int(last), LARGEST - 1) + 1
 
 
 def envelopes(connection: sqlite3.Connection) -> sqlite3.Cursor:
@@ -134,29 +145,22 @@ def envelopes(connection: sqlite3.Connection) -> sqlite3.Cursor:
     return connection.execute("SELECT envelope FROM main.event NOT INDEXED ORDER BY seq")
 
 
-def events(connection: sqlite3.Connection, after: int) -> Iterator[Row]:
+def events(connection: sqlite3.Connection, after: int, *, compared: bool = True) -> sqlite3.Cursor:
     """(seq, envelope, whether the columns are what it says, type, recorded_at, payload_hash), in the order of seq.
 
-    The comparison is SQLite's own JSON against the sealed text: where it differs, the two may still say the same.
+    The comparison is SQLite's own JSON against the sealed text, which may differ though they say the same. It raises
+    what `is_no_json` knows where a column holds bytes; if not `compared`, nothing is found to be the same.
     """
-    said = f"json_object({_AS_ENVELOPE}) IS envelope COLLATE BINARY AND schema_version IS {SCHEMA_VERSION}"
-    last = after
-    try:
-        for row in _events(connection, said, after):
-            yield row
-            last = row[0]
-    except sqlite3.OperationalError as error:
-        if "BLOB" not in str(error):
-            raise
-        yield from _events(connection, "0", last)  # a column holds bytes, of which SQLite makes no JSON
-
-
-def _events(connection: sqlite3.Connection, said: str, after: int) -> sqlite3.Cursor:
     return connection.execute(
-        f"""SELECT seq, envelope, {said}, type, recorded_at, payload_hash FROM main.event NOT INDEXED
-             WHERE seq >= ? ORDER BY seq""",
+        f"""SELECT seq, envelope, {_SAYS_THE_SAME if compared else "0"}, type, recorded_at, payload_hash
+              FROM main.event NOT INDEXED WHERE seq >= ? ORDER BY seq""",
         (_from(after + 1, 1),),
     )
+
+
+def is_no_json(error: sqlite3.OperationalError) -> bool:
+    """Whether SQLite could not make JSON of a column."""
+    return "BLOB" in str(error)
 
 
 def columns(connection: sqlite3.Connection, seq: int) -> dict[str, tuple[str, Any]]:
@@ -224,6 +228,16 @@ def withdrawals(connection: sqlite3.Connection) -> sqlite3.Cursor:
                   EXISTS (SELECT 1 FROM main.payload p NOT INDEXED WHERE p.event_seq = w.event_seq)
              FROM main.withdrawal w NOT INDEXED LEFT JOIN main.event e NOT INDEXED ON e.seq = w.event_seq
             ORDER BY w.by_event_seq, w.event_seq"""
+    )
+
+
+def unwithdrawn(connection: sqlite3.Connection, ids: Iterable[str]) -> sqlite3.Cursor:
+    """(seq, envelope) of those of these events whose payload is there and has no withdrawal."""
+    return connection.execute(
+        """SELECT e.seq, e.envelope FROM main.event e JOIN main.payload p ON p.event_seq = e.seq
+            WHERE e.id IN (SELECT value FROM json_each(?))
+              AND NOT EXISTS (SELECT 1 FROM main.withdrawal w WHERE w.event_seq = e.seq) ORDER BY e.seq""",
+        (json.dumps(sorted(ids)),),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from sqlalchemy import Connection, Row, text
 
+from audit.errors import InconsistentTree
 from audit.store.engine import AuditStore
 
 if TYPE_CHECKING:
@@ -520,7 +521,13 @@ def _page(
 def _recorded(row: Row[Any]) -> Recorded:
     known = dict(row._mapping)
     body = known.pop("body")
-    return Recorded(**known, payload=orjson.loads(body) if body else {})
+    try:
+        payload = orjson.loads(body) if body else {}
+    except orjson.JSONDecodeError:
+        payload = None
+    if not isinstance(payload, dict):
+        raise InconsistentTree(f"event {row.id}: its payload is not what was recorded.", hint="Run `audit verify`.")
+    return Recorded(**known, payload=payload)
 
 
 def _prefix(prefix: str) -> dict[str, str]:

@@ -150,6 +150,25 @@ def test_a_witness_refuses_the_log_that_was_written_anew(with_the_real_keys: Vic
         anchors.anchor(store, witness, actor="p:forger")
 
 
+def test_a_time_stamp_cannot_be_made_for_the_time_before(with_the_real_keys: Victim) -> None:
+    """Who demands one gets no answer, then one with a new date: what is older than that, nobody vouches for."""
+    victim, demanded = with_the_real_keys, {"tsa_roots": with_the_real_keys.authority.roots}
+    assert verdict(victim, **demanded).answer == "could not tell"
+
+    with victim.store() as store:
+        anchors.anchor(store, anchors.authority(victim.authority.url, victim.authority.roots), actor="p:forger")
+
+    said = verdict(victim, **demanded)
+    assert (said.answer, len(said.held_to)) == ("held", 1)
+    assert f"on the checkpoint of size {said.size}" in said.held_to[0]
+
+
+def test_who_demands_the_word_of_a_witness_gets_no_answer(with_the_real_keys: Victim) -> None:
+    demanded = {"witnesses": [with_the_real_keys.witness.vkey]}
+
+    assert verdict(with_the_real_keys, **demanded).answer == "could not tell"
+
+
 def test_the_log_is_cut_back_to_an_earlier_checkpoint(victim: Victim, audit: Audit) -> None:
     """As if nothing had happened since: every row in every table is a true one."""
     cut_back(victim)

@@ -131,7 +131,7 @@ def test_time_stamps_come_along_with_how_to_check_them(log: Log, tmp_path: Path)
     folder = copy.proof(tmp_path / "evidence")
     assert verify_proof(folder, tsa_roots=authority.roots).anchors == 1
     (said,) = (line for line in verified(folder).theirs[0].stdout.splitlines() if "openssl" in line)
-    command = said.partition(": ")[2].replace("ROOTS.pem", str(authority.roots)).split()
+    command = said.partition("roots: ")[2].replace("ROOTS.pem", str(authority.roots)).split()
     checked = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout) == (0, "Verification: OK\n")
 

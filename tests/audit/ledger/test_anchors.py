@@ -643,10 +643,14 @@ def test_a_cosignature_that_does_not_hold_is_refused(log: Log, witness: Witness,
     assert log.anchors() == []
 
 
-def test_a_cosignature_with_any_bit_turned_is_refused(log: Log, witness: Witness) -> None:
+def test_a_cosignature_with_anything_beside_it_or_any_bit_turned_is_refused(log: Log, witness: Witness) -> None:
     note = log.grow()
     line = str(cosignature(witness.key, parse_note(note).text, 1_700_000_000)).encode()
     assert check_cosignature(line, note, [witness.vkey])
+    other = str(cosignature(OTHER, parse_note(note).text, 5)).encode()
+    for surplus in (b"text\n\n" + line, line + other, line + b"\n", line[:-1]):
+        with pytest.raises(ProofRejected, match="no cosignature: one signature line"):
+            check_cosignature(surplus, note, [witness.vkey])
     for nth in range(len(line) * 8):
         turned = bytearray(line)
         turned[nth // 8] ^= 1 << nth % 8
