@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?://[^/]*(?=/))?")
-_SECRET_PARTS = re.compile(r"(?<=://)[^/\s\"@]*@|\?[^\s\"]*")  # of an URL: user and password, the query
+_SECRET_PARTS = re.compile(r"(?<=://)[^/\s\"@]*@|\?[^\s\"]*")  # of URLs within a text: user and password, the query
+_SECRETS = re.compile(r"(?<=://)[^/?]*@|\?.*", re.DOTALL)  # of what is all an URL
 _RETRIES = re.compile(r", after \d+ retries, max_retries: \d+, retry_timeout: \w+ *")
 _S3_SAYS = re.compile(r"<Code>([^<]+)</Code>(?:\s*<Message>([^<]+)</Message>)?")
 
@@ -33,7 +34,7 @@ def folder_of(url: str) -> Path | None:
 
 def shown(url: str) -> str:
     """The root as it may be shown: without password or query."""
-    return str(folder_of(url) or _SECRET_PARTS.sub("", url))
+    return str(folder_of(url) or _SECRETS.sub("", url))
 
 
 def opened(url: str) -> "ObjectStore":

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import groupby
@@ -101,15 +101,12 @@ def export(
         raise UserError(f"{path} exists.", hint="Name another file with -o, or give --force to replace it.")
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _for_its_owner(draft) as file, store.reading() as connection:
-            made = _written(connection, file, part or Part(), payloads, by, timestamp(at), progress)
-        _demand_held(draft)
-        draft.replace(path)
-    except ProofRejected as bad:
-        raise InconsistentTree(bad.what, hint=outside.CHANGED) from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}).", hint="Name another file with -o.") from None
+        with _telling(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _for_its_owner(draft) as file, store.reading() as connection, _telling(path):
+                made = _written(connection, file, part or Part(), payloads, by, timestamp(at), progress)
+            _demand_held(draft)
+            draft.replace(path)
     finally:
         with suppress(OSError):
             draft.unlink()
@@ -131,7 +128,7 @@ def verify_bundle(
     keys whose cosignatures are demanded; `tsa_roots`: PEM file of the time stamp authorities that are believed.
     """
     try:
-        with outside.opened(path) as file:
+        with _opened(path) as file:
             return _judged(file, outside.Trust(key, kept, witnesses, tsa_roots), progress)
     except CouldNotTell as lacking:
         return Verdict(unknown=(str(lacking),))
@@ -166,28 +163,30 @@ def _written(
     newest = ledger.last_checkpoint(connection)
     if newest is None:
         raise CouldNotTell("Nothing is sealed yet.", hint="Run `audit seal`, then this again.")
-    head = parse_checkpoint(parse_note(newest[1]).text)
-    if ledger.size(connection) != head.size:
+    size, note, cosignatures = next(ledger.cosigned_checkpoints(connection, newest[0]))
+    checkpoint = outside.cosigned(size, note, cosignatures)
+    head = parse_checkpoint(checkpoint.text)
+    if ledger.size(connection) != size:
         raise InconsistentTree("The last checkpoint is not of as many events as are sealed.", hint=outside.CHANGED)
     complete = part == Part()
-    counted = Counter[str]()
+    counted = Counter[str](checkpoint=1, anchor=len(cosignatures))
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         _put(archive, README, [_readme(head, complete).encode()])
         _put(archive, VERIFIER, [outside.standalone()])
         _put(archive, KEYS, [outside.key_lines(keys_on_record(ledger.key_events(connection)))])
-        _put(archive, CHECKPOINT, [_newest(connection, head.size, counted)])
-        _put(archive, CHECKPOINTS, _older_lines(connection, head.size, counted) if complete else ())
-        for name, stamp in _stamps(connection, 0 if complete else head.size, counted):
+        _put(archive, CHECKPOINT, [str(checkpoint).encode()])
+        _put(archive, CHECKPOINTS, _older_lines(connection, size, counted) if complete else ())
+        for name, stamp in _stamps(connection, 0 if complete else size, counted):
             _put(archive, name, [stamp])
-        _put(archive, EVENTS, _event_lines(connection, part, head.size, payloads, counted, progress))
+        _put(archive, EVENTS, _event_lines(connection, part, size, payloads, counted, progress))
         manifest = {
             "format": FORMAT,
             "origin": head.origin,
-            "size": head.size,
+            "size": size,
             "complete": complete,
             "payloads": payloads,
             "events": counted["event"],
-            "checkpoints": counted["checkpoint"] + 1,
+            "checkpoints": counted["checkpoint"],
             "made_at": at,
             "made_by": by,
         }
@@ -198,12 +197,12 @@ def _written(
         raise NotFound("No sealed event is so.", hint="See `audit events`; `audit seal` seals what waits.")
     return Exported(
         origin=head.origin,
-        size=head.size,
+        size=size,
         events=counted["event"],
         payloads=counted["payload"],
         withdrawn=counted["withdrawn_by"],
         complete=complete,
-        checkpoints=counted["checkpoint"] + 1,
+        checkpoints=counted["checkpoint"],
         anchors=counted["anchor"],
     )
 
@@ -218,12 +217,6 @@ def _put(archive: zipfile.ZipFile, name: str, parts: Iterable[bytes]) -> None:
             written.write(part)
 
 
-def _newest(connection: Connection, size: int, counted: Counter[str]) -> bytes:
-    _, note, cosignatures = next(ledger.cosigned_checkpoints(connection, size))
-    counted["anchor"] += len(cosignatures)
-    return str(outside.cosigned(size, note, cosignatures)).encode()
-
-
 def _older_lines(connection: Connection, newest: int, counted: Counter[str]) -> Iterator[bytes]:
     for size, note, cosignatures in ledger.cosigned_checkpoints(connection):
         if size < newest:
@@ -234,6 +227,8 @@ def _older_lines(connection: Connection, newest: int, counted: Counter[str]) -> 
 def _stamps(connection: Connection, since: int, counted: Counter[str]) -> Iterator[tuple[str, bytes]]:
     for size, stamps in groupby(ledger.timestamps(connection, since), key=attrgetter("size")):
         for nth, row in enumerate(stamps, 1):
+            if not isinstance(row.evidence, bytes):
+                raise ProofRejected(f"A time stamp of the checkpoint of size {size} is not kept as it was.")
             counted["anchor"] += 1
             yield f"anchors/{size}-{nth}.tsr", row.evidence
 
@@ -267,6 +262,18 @@ def _demand_held(bundle: Path) -> None:
         raise CouldNotTell(lacking)
 
 
+@contextmanager
+def _telling(path: Path) -> Iterator[None]:
+    """Turn what writing comes upon into a line; around the store's own reading and inside it, where the store would
+    take a full disk for its own."""
+    try:
+        yield
+    except ProofRejected as bad:
+        raise InconsistentTree(bad.what, hint=outside.CHANGED) from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror}).", hint="Name another file with -o.") from None
+
+
 def _for_its_owner(path: Path) -> IO[bytes]:
     """A new file; payloads may be about people."""
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
@@ -298,6 +305,17 @@ manifest.json       what this is: of whom, how much, when made
 What this does not show: that what was recorded was true; that all that happened was recorded; what came after the
 checkpoint{"" if complete else "; that no other events belong to this part"}.
 """
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    """A file to read. Raises CouldNotTell if it cannot be opened."""
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise CouldNotTell(f"{path} cannot be read ({error.strerror}).") from None
+    with file:
+        yield file
 
 
 def _judged(file: IO[bytes], trust: outside.Trust, progress: Progress) -> Verdict:
@@ -377,12 +395,14 @@ def _members_judged(archive: zipfile.ZipFile, trust: outside.Trust, progress: Pr
 def _older(archive: zipfile.ZipFile, newest: Checkpoint, keys: Sequence[VerifierKey]) -> dict[int, Note]:
     """The older checkpoints by size, each signed by a key of this log; their roots are looked at as the tree grows."""
     found: dict[int, Note] = {}
+    last = 0
     for what, line in _lines(archive, CHECKPOINTS, {"note": str}):
         note = parse_note(line["note"])
         head = believed_head(note, keys)
-        if head.origin != newest.origin or not max(found, default=0) < head.size < newest.size:
+        if head.origin != newest.origin or not last < head.size < newest.size:
             raise ProofRejected(f"{what} is of another log, or not in order of size.")
         found[head.size] = note
+        last = head.size
     return found
 
 
@@ -391,7 +411,7 @@ def _grown(
 ) -> dict[int, bytes]:
     """The tree's roots at the sizes of `notes` and at those `wanted`, from all events. Raises ProofRejected.
 
-    `believed` gains the keys that believed ones hand over to.
+    `believed` gains the keys that believed ones hand over to, by a checkpoint that both signed.
     """
     growing = GrowingTree()
     roots: dict[int, bytes] = {}
@@ -409,7 +429,8 @@ def _grown(
         if size in notes:
             if parse_checkpoint(notes[size].text).root != roots[size]:
                 raise ProofRejected(f"The events to leaf {entry.leaf} do not lead to the root of their checkpoint.")
-            believed += [new for was, new in handed if was in believed and verified(notes[size], [was])]
+            both = (pair for pair in handed if len(verified(notes[size], pair)) == 2)
+            believed += [new for was, new in both if was in believed]
             handed.clear()
     return roots
 

@@ -5,7 +5,7 @@ An envelope counts, never a column: whoever can write the file can change a colu
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -25,6 +25,7 @@ CLOCK_TOLERANCE = timedelta(seconds=60)  # between two readings of clocks that a
 LATE = timedelta(hours=1)  # after which an event that comes behind later ones is worth a word
 ADDRESS = b"artifact://sha256/"
 _HEX = re.compile(rb"[0-9a-f]{64}")
+MAX_DIGITS = 18  # of a size
 MOST_SHOWN = 80  # characters of a value
 
 Column = tuple[str, Any]  # storage class and value, TEXT as bytes
@@ -39,7 +40,11 @@ def read_envelope(written: bytes) -> Envelope:
         raise ProofRejected(f"the envelope is no JSON ({bad})") from None
     if not isinstance(said, dict):
         raise ProofRejected("the envelope is no JSON object")
-    if canonical(said) != written:
+    try:
+        same = canonical(said) == written
+    except orjson.JSONEncodeError:  # nested deeper than it writes
+        same = False
+    if not same:
         raise ProofRejected("the envelope is not in canonical form")
     return said
 
@@ -83,14 +88,19 @@ def payload_fault(salt: Any, body: Any, plain: bool, payload_hash: bytes) -> str
         return "its payload is not kept as it was: salt as BLOB, body as TEXT"
     if len(salt) != SALT_BYTES:
         return f"its payload's salt has {len(salt)} bytes, not {SALT_BYTES}"
-    if b"sha256:" + hashlib.sha256(salt + body).hexdigest().encode() != payload_hash:
+    if bound_as(salt, body) != payload_hash:
         return "its payload (body or salt) is not the one that the envelope binds by payload_hash"
     return None
 
 
-def addresses(body: bytes) -> list[bytes]:
+def bound_as(salt: bytes, body: bytes) -> bytes:
+    """What an envelope says of this payload."""
+    return b"sha256:" + hashlib.sha256(salt + body).hexdigest().encode()
+
+
+def addresses(body: bytes) -> set[bytes]:
     """The SHA-256 (hex) of every artifact that a payload refers to, wherever it does."""
-    return [part for part in (part[:64] for part in body.split(ADDRESS)[1:]) if _HEX.fullmatch(part)]
+    return {part for part in {part[:64] for part in body.split(ADDRESS)[1:]} if _HEX.fullmatch(part)}
 
 
 class GrowingTree:
@@ -147,40 +157,67 @@ class Told:
     def size(self) -> int | None:
         """Of the checkpoint that it tells of."""
         said = self.subject.removeprefix("checkpoint/")
-        return int(said) if said.isascii() and said.isdecimal() else None
+        return int(said) if said.isascii() and said.isdecimal() and len(said) <= MAX_DIGITS else None
 
 
 @dataclass(frozen=True, slots=True)
 class Reign:
-    """From the event at seq `since` on, `key` was the log's; None after a loss."""
+    """From the event at seq `since` on, `key` was the log's."""
 
     since: int
     by: Told
-    key: VerifierKey | None
+    key: VerifierKey
     before: VerifierKey | None
+    lost: bool = False  # the key before did not hand over
 
 
-def reigns(told: Sequence[Told]) -> tuple[list[Reign], list[Fault]]:
-    """Which key was the log's when, after these key.* events, and those that do not follow from the one before."""
-    found: list[Reign] = []
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """Which key was the log's when, and what was said of keys besides."""
+
+    reigns: tuple[Reign, ...]
+    faults: tuple[Fault, ...]
+    remarks: tuple[str, ...]
+
+
+def succession(told: Sequence[Told], signers: Callable[[int, Sequence[VerifierKey]], set[VerifierKey]]) -> Succession:
+    """What these key.* events come to, by the rule of ledger.keys: whoever can write events can say that the key is
+    another one; it is, if the checkpoint that first seals this is signed so.
+
+    `signers(seq, keys)`: those of `keys` that signed the first checkpoint that seals the event at `seq`.
+    """
+    reigns: list[Reign] = []
     faults: list[Fault] = []
-    for event in told:
-        if event.facts is None or event.facts.get("purpose") != PURPOSE:
+    remarks: list[str] = []
+    lost = False
+    for event in (event for event in told if event.facts and event.facts.get("purpose") == PURPOSE):
+        before = reigns[-1].key if reigns else None
+        key = _key_named(event)
+        lost = lost or event.type == "key.lost"
+        if key is None or key == before:
             continue
-        before = found[-1].key if found else None
-        key = None
-        if event.type != "key.lost":
-            try:
-                key = parse_key(str(event.facts.get("vkey")))
-            except UserError as bad:
-                faults.append(Fault(event.about, bad.what))
-                continue
-        if event.type == "key.created" and before is not None:
-            faults.append(Fault(event.about, f"puts another key in the place of {before.shown}, which did not agree"))
-        if event.type == "key.rotated" and str(event.facts.get("was")) != str(before):
-            faults.append(Fault(event.about, "takes over from a key that was not the log's then"))
-        found.append(Reign(event.seq, event, key, before))
-    return found, faults
+        by = signers(event.seq, [one for one in (before, key) if one])
+        if before is None and event.type == "key.created":
+            reigns.append(Reign(event.seq, event, key, None))
+        elif before and event.type == "key.rotated" and by == {before, key}:
+            reigns.append(Reign(event.seq, event, key, before))
+        elif before and event.type == "key.created" and by == {key}:
+            reigns.append(Reign(event.seq, event, key, before, lost=True))
+            if lost:
+                remarks.append(
+                    f"{event.about}: the log's key {before.shown} was declared lost. No key that was the log's before "
+                    "vouches for what was sealed since."
+                )
+            else:
+                faults.append(
+                    Fault(event.about, f"puts another key in the place of {before.shown}, which was not lost")
+                )
+            lost = False
+        else:
+            remarks.append(
+                f"{event.about} says that the log's key is {key.shown}. It is not signed so, and not believed."
+            )
+    return Succession(tuple(reigns), tuple(faults), tuple(remarks))
 
 
 def signers(known: Sequence[Reign], previous: int, size: int) -> list[VerifierKey]:
@@ -188,18 +225,25 @@ def signers(known: Sequence[Reign], previous: int, size: int) -> list[VerifierKe
     a handing over the one before too. The first key also vouches for what was recorded before there was one."""
     within = [reign for reign in known if reign.since <= size] or list(known[:1])
     keys = [within[-1].key] if within else []
-    keys += [reign.before for reign in within if reign.since > previous and reign.by.type == "key.rotated"]
-    return list(dict.fromkeys(key for key in keys if key))
+    keys += [reign.before for reign in within if reign.before and reign.since > previous and not reign.lost]
+    return list(dict.fromkeys(keys))
+
+
+def _key_named(event: Told) -> VerifierKey | None:
+    try:
+        return parse_key(str(event.facts and event.facts.get("vkey")))
+    except UserError:
+        return None
 
 
 def moment(written: str | bytes) -> datetime | None:
-    """A time on record; None if it is none."""
+    """A time on record; None if it is none, or one to which nothing can be added."""
     text = written.decode(errors="replace") if isinstance(written, bytes) else written
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         return None
-    return found if found.tzinfo else None
+    return found if found.tzinfo and 1970 <= found.year < 9999 else None
 
 
 def shown(value: Any) -> str:

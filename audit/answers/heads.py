@@ -3,10 +3,12 @@ again, and against the events that tell of it, which are sealed themselves.
 """
 
 import base64
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from audit.answers import checks
@@ -40,7 +42,7 @@ class Log:
     @property
     def keys(self) -> list[VerifierKey]:
         """All that ever were the log's."""
-        return [reign.key for reign in self.reigns if reign.key]
+        return [reign.key for reign in self.reigns]
 
     def of_type(self, type: str) -> list[Told]:
         return [event for event in self.told if event.type == type]
@@ -51,24 +53,23 @@ class Log:
 
 
 def log_of(
-    told: Sequence[Told], found: Findings, *, size: int, since: int, roots: Mapping[int, bytes], hole: bool,
-    latest: Sequence[Latest],
+    told: Sequence[Told], rows: Sequence[Row], found: Findings, *, size: int, since: int, roots: Mapping[int, bytes],
+    hole: bool, latest: Sequence[Latest],
 ) -> Log:  # fmt: skip
-    """What the log says of itself; what contradicts itself goes to `found`."""
-    reigns, faults = checks.reigns([event for event in told if event.type in KEY_TYPES and event.seq <= size])
-    for fault in faults:
+    """What the log says of itself; what contradicts itself goes to `found`. `rows`: the checkpoints."""
+    keys = checks.succession(
+        [event for event in told if event.type in KEY_TYPES and event.seq <= size], partial(_first_signers, rows)
+    )
+    for fault in keys.faults:
         found.fault_of_whole(fault.about, fault.what)
-    for reign in reigns:
-        if reign.by.type == "key.lost" and reign.before:
-            found.notes.append(
-                f"{reign.by.about}: the log's key {reign.before.shown} was declared lost. No key that was the log's "
-                "before vouches for what was sealed since."
-            )
+    found.notes.extend(keys.remarks)
     origins = [
-        str(event.facts["origin"]) for event in told if event.type == OPENED and event.facts and "origin" in event.facts
+        str(event.facts["origin"])
+        for event in told
+        if event.type == OPENED and event.seq <= size and event.facts and "origin" in event.facts
     ]
     return Log(
-        size=size, since=since, roots=roots, hole=hole, told=told, reigns=reigns, latest=latest,
+        size=size, since=since, roots=roots, hole=hole, told=told, reigns=keys.reigns, latest=latest,
         origin=origins[0] if origins else None,
     )  # fmt: skip
 
@@ -84,7 +85,7 @@ def check_checkpoints(log: Log, rows: Sequence[Row], found: Findings) -> dict[in
         previous = rows[nth - 1][0] if nth else 0
         if 0 < size < log.since:
             continue
-        about = f"checkpoint of size {size}"
+        about, tellers = f"checkpoint of size {size}", signed.pop(size, [])
         try:
             note, head = _read(written, plain)
             _demand_signed(log, note, head, size, previous)
@@ -98,7 +99,7 @@ def check_checkpoints(log: Log, rows: Sequence[Row], found: Findings) -> dict[in
             found.fault_of_whole(about, f"the tree has {log.size} leaves: the log was cut back")
         else:
             notes[size] = str(note)
-        _demand_told(signed.pop(size, []), note, head, previous, found)
+        _demand_told(tellers, note, head, previous, found)
     if apart:
         _tell_apart(apart, notes, log, found)
     for events in signed.values():
@@ -191,6 +192,16 @@ def check_times(log: Log, held: Iterable[Held], found: Findings) -> None:
                 f"checkpoint of size {size}",
                 f"was signed at {timestamp(said)}, as it says, and stamped at {timestamp(at)}: the clock was moved",
             )
+
+
+def _first_signers(rows: Sequence[Row], seq: int, keys: Sequence[VerifierKey]) -> set[VerifierKey]:
+    """Those of `keys` that signed the first checkpoint that seals the event at `seq`."""
+    nth = bisect_left(rows, seq, key=lambda row: row[0])
+    try:
+        note, head = _read(*rows[nth][1:])
+        return set(verified(note, keys)) if head.size == rows[nth][0] else set()
+    except (IndexError, ProofRejected):
+        return set()
 
 
 def _read(written: bytes, plain: bool) -> tuple[Note, Checkpoint]:

@@ -66,6 +66,8 @@ def proof_of(store: AuditStore, event_id: str) -> Evidence:
         keys = keys_on_record(ledger.key_events(connection))
     outside.demand_sealed(sealed)
     try:
+        if not all(isinstance(stamp, bytes) for stamp in stamps):
+            raise ProofRejected("a time stamp of its checkpoint is not kept as it was.")
         proof = TlogProof(sealed.idx, tuple(hashes), outside.cosigned(size, note, cosignatures))
         found = _files(sealed, proof, keys) | dict(zip(STAMPS, stamps, strict=False))
         _judged(found, outside.Trust())
@@ -170,10 +172,13 @@ def _read(folder: Path) -> dict[str, bytes]:
     """The files of a proof. Raises CouldNotTell where one is missing that it takes, ProofRejected for a huge one."""
     found = {}
     for name, limit in LIMITS.items():
-        if not (folder / name).exists():
+        try:
+            with (folder / name).open("rb") as file:
+                found[name] = file.read(limit + 1)
+        except FileNotFoundError:
             continue
-        with outside.opened(folder / name) as file:
-            found[name] = file.read(limit + 1)
+        except OSError as error:
+            raise CouldNotTell(f"{folder / name} cannot be read ({error.strerror}).") from None
         if len(found[name]) > limit:
             raise ProofRejected(f"{name} has more than {limit:,} bytes.")
     if missing := [name for name in (ENTRY, PROOF, KEYS) if name not in found]:

@@ -51,23 +51,15 @@ WHOLE = {
     "made_at": str, "made_by": str,
 }  # fmt: skip
 PART = {**WHOLE, "part": str}
-NAMED = (
-    "id",
-    "source",
-    "type",
-    "subject",
-    "time",
-    "severity",
-    "actor",
-    "recorded_at",
-    "payload_hash",
-)  # in an envelope
+NAMED = (  # in an envelope
+    "id", "source", "type", "subject", "time", "severity", "actor", "recorded_at", "payload_hash",
+)  # fmt: skip
 MAY_LACK = ("flow_run_id", "task_run_id", "deployment", "trace_id")
 WITHDRAWING = ("privacy.erased", "retention.expired")  # events that permit a payload to go
 LATER = "written by a later release than this verifier, of whose envelopes it does not know all"
 ED25519, COSIGNATURE = 1, 4  # kinds of keys (c2sp.org/signed-note)
 MAX_ENTRY, MAX_LINE, MAX_FILE = 8_192, 64 << 20, 4 << 20  # bytes
-MAX_NOTE, MAX_SIGNATURES, MAX_MEMBERS, MAX_RATIO = 1_000_000, 100, 200_000, 200
+MAX_NOTE, MAX_SIGNATURES, MAX_KEYS, MAX_MEMBERS, MAX_RATIO = 1_000_000, 100, 1_000, 200_000, 200
 NAME = re.compile(r"[^\s+\x00-\x1f\ud800-\udfff]+")
 NO_TEXT = re.compile(r"[\x00-\x09\x0b-\x1f\ud800-\udfff]")
 BROKEN_ZIP = (
@@ -141,7 +133,7 @@ def parse_key(text: str) -> Key:
 
 def parse_keys(text: str) -> list[Key]:
     *lines, rest = text.split("\n")
-    if not lines or rest or any(line != line.strip() for line in lines):
+    if not 0 < len(lines) <= MAX_KEYS or rest or any(line != line.strip() for line in lines):
         raise DoesNotHold("log.vkey does not name keys, a line each.")
     return [parse_key(line) for line in lines]
 
@@ -183,7 +175,7 @@ def signed_by(key: Key, note: Note) -> bool:
 
 def demand_believed(note: Note, keys: list[Key]) -> None:
     """A key of the log that the note names must have signed it."""
-    signers = [key for key in keys if signed_by(key, note)]
+    signers = [key for key in dict.fromkeys(keys) if signed_by(key, note)]
     if not any(key.kind == ED25519 and key.name == note.origin for key in signers):
         raise DoesNotHold(f"The checkpoint of {note.origin} is signed by no key of that log which is believed.")
 
@@ -429,12 +421,14 @@ def lines_of(archive: zipfile.ZipFile, name: str, *allowed: dict[str, type]) -> 
 def older_checkpoints(archive: zipfile.ZipFile, newest: Note, keys: list[Key]) -> dict[int, Note]:
     """By size. Each is signed by a key of this log; whether its root is right is seen when the tree is built."""
     found: dict[int, Note] = {}
+    last = 0
     for what, line in lines_of(archive, "checkpoints.jsonl", {"note": str}):
         note = parse_note(line["note"])
         demand_believed(note, keys)
-        if note.origin != newest.origin or not max(found, default=0) < note.size < newest.size:
+        if note.origin != newest.origin or not last < note.size < newest.size:
             raise DoesNotHold(f"{what} is of another log, or not in order of size.")
         found[note.size] = note
+        last = note.size
     return found
 
 
@@ -494,7 +488,7 @@ def check_whole(
     """Build the tree from all events. Returns its roots at the sizes of `notes` and `kept`.
 
     `believed` gains the key that a believed one hands over to: the event that names the new key must be under the next
-    checkpoint, and that one signed by the old key too.
+    checkpoint, and that one signed by both.
     """
     tree: list[tuple[int, bytes]] = []
     roots: dict[int, bytes] = {}
@@ -509,7 +503,8 @@ def check_whole(
         if size in notes:
             if notes[size].root != roots[size]:
                 raise DoesNotHold(f"The events to leaf {event.leaf} do not lead to the root of their checkpoint.")
-            believed += [new for was, new in handed if was in believed and signed_by(was, notes[size])]
+            both = [(was, new) for was, new in handed if signed_by(was, notes[size]) and signed_by(new, notes[size])]
+            believed += [new for was, new in both if was in believed]
             handed.clear()
     return roots
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 WITHDRAWING = ("privacy.erased", "retention.expired")
 BEFORE = (*KEY_TYPES, OPENED)  # types of the few events that a resumed reading needs of what it does not read
+MOST_SAID = 3  # lines about damage, which has no end
 LEVELS = range(0, 64, tree.TILE_HEIGHT)
 TOLD = frozenset(type.encode() for type in (*BEFORE, SIGNED, ANCHORED))
 
@@ -85,7 +86,7 @@ def verify(
 def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> Verdict:
     if not _as_defined(connection, found):
         return found.verdict()
-    kept = _readable(asked.kept, found)
+    kept, roots = _readable(asked.kept, found), _roots(asked.tsa_roots)
     rows = list(evidence.checkpoints(connection))
     start = _start(connection, asked.since or 0, kept, rows, found)
     if start is None:
@@ -97,18 +98,16 @@ def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> V
     walk = Walk(connection, found, told=TOLD, stops=stops, tree=start, progress=asked.progress)
     walk.run()
     log = heads.log_of(
-        [*_told_before(connection, since, root, found), *walk.told], found,
+        [*_told_before(connection, since, root, found), *walk.told], rows, found,
         size=walk.size, since=since, roots=walk.roots | {since: root}, hole=walk.hole, latest=walk.latest,
     )  # fmt: skip
     notes = heads.check_checkpoints(log, rows, found)
-    anchors = heads.check_anchors(
-        log, evidence.anchors(connection), notes, _roots(asked.tsa_roots), asked.witnesses, found
-    )
+    anchors = heads.check_anchors(log, evidence.anchors(connection), notes, roots, asked.witnesses, found)
     heads.check_times(log, anchors, found)
     _check_nodes(connection, walk, since, found)
     withdrawals = _withdrawals(connection, walk.size, found)
     _look_at_artifacts(walk.addresses, asked.artifacts, found)
-    _remark(walk, log, asked, anchors, found)
+    _remark(walk, asked, anchors, found)
     return found.verdict(
         events=walk.read,
         since=since,
@@ -130,17 +129,16 @@ def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> V
 def _as_defined(connection: sqlite3.Connection, found: Findings) -> bool:
     """Whether the tables are those that were made; nothing can be read off others."""
     odd = evidence.oddities(connection)
-    guards = [one.name for one in odd if one.kind == "trigger"]
-    if guards:
+    if guards := [one.name for one in odd if one.kind == "trigger"]:
         found.notes.append(
             f"The triggers that refuse changes are not as they were made: {', '.join(guards)}. Changes were possible; "
             "this reading would have shown them."
         )
-    for one in odd:
-        if one.kind != "trigger":
-            found.fault_of_whole(
-                f"{one.kind} {one.name}", "is missing" if one.missing else "is not as this release makes it"
-            )
+    for one in (one for one in odd if one.kind != "trigger"):
+        if one.how == "changed" or (one.how == "missing" and one.kind != "index"):
+            found.fault_of_whole(f"{one.kind} {one.name}", f"is {one.how}: people and this reading may see other rows")
+        else:
+            found.notes.append(f"The {one.kind} {one.name} is {one.how} here. No row is another one for that.")
     encoding = evidence.encoding(connection)
     if encoding != "UTF-8":
         found.fault_of_whole("store", f"keeps its text as {encoding}, which it was not made with")
@@ -151,11 +149,13 @@ def _as_defined(connection: sqlite3.Connection, found: Findings) -> bool:
 
 
 def _check_file(connection: sqlite3.Connection, found: Findings) -> None:
-    for said in evidence.damage(connection):
-        if "index" in said or said.startswith("NULL value"):
-            found.fault_of_whole("store", f"SQLite says: {said}")
-        else:
-            found.unknown.append(f"The file is damaged. SQLite says: {said}")
+    """Rows that indexes pass over are hidden from who reads by them. Where pages are damaged that is no wonder."""
+    said = evidence.damage(connection)
+    damaged = [what for what in said if "index" not in what and not what.startswith("NULL value")]
+    for what in damaged[:MOST_SAID]:
+        found.unknown.append(f"The file is damaged. SQLite says: {what}")
+    for what in [] if damaged else said:
+        found.fault_of_whole("store", f"SQLite says: {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +222,8 @@ def _start(
 
 
 def _roots_on_record(rows: Sequence[evidence.Row], since: int) -> list[bytes]:
-    for size, written, _ in rows:
-        if size == since:
+    for size, written, plain in rows:
+        if size == since and plain:
             try:
                 return [parse_checkpoint(parse_note(written.decode(errors="replace")).text).root]
             except ProofRejected as bad:
@@ -236,7 +236,7 @@ def _told_before(connection: sqlite3.Connection, since: int, root: bytes, found:
     events: list[Told] = []
     for seq in evidence.before(connection, BEFORE, since) if since else []:
         row = evidence.event_row(connection, seq)
-        envelope, salt, body = row or (b"", None, None)
+        envelope, salt, body, plain = row or (b"", None, None, False)
         try:
             said = checks.read_envelope(envelope)
             proof = tree.inclusion_proof(seq - 1, since, _stored(connection))
@@ -244,7 +244,7 @@ def _told_before(connection: sqlite3.Connection, since: int, root: bytes, found:
         except ProofRejected as bad:
             found.fault(named(seq, envelope, since), bad.what)
             continue
-        bound = body is not None and not checks.payload_fault(salt, body, True, str(said["payload_hash"]).encode())
+        bound = not checks.payload_fault(salt, body, plain, str(said.get("payload_hash")).encode())
         if event := told(seq, envelope, body if bound else None):
             events.append(event)
     return events
@@ -264,10 +264,12 @@ def _stored(connection: sqlite3.Connection) -> tree.Read:
 
 def _roots(file: Path | None) -> "list[Certificate]":
     """Raises CouldNotTell if the file holds none."""
+    if file is None:
+        return []
     from audit.ledger.anchors import read_roots
 
     try:
-        return read_roots(file) if file else []
+        return read_roots(file)
     except UserError as bad:
         raise CouldNotTell(bad.what, hint=bad.hint) from None
 
@@ -343,7 +345,7 @@ def _permission(connection: sqlite3.Connection, seq: int, size: int) -> Permissi
     row = evidence.event_row(connection, seq)
     if row is None:
         return Permission(seq, f"there is no event at seq {seq}")
-    envelope, salt, body = row
+    envelope, salt, body, plain = row
     try:
         said = checks.read_envelope(envelope)
     except ProofRejected as bad:
@@ -353,7 +355,7 @@ def _permission(connection: sqlite3.Connection, seq: int, size: int) -> Permissi
         return Permission(seq, f"{who} waits to be sealed")
     if said.get("type") not in WITHDRAWING:
         return Permission(seq, f"{who} is of type {checks.shown(said.get('type'))}")
-    if body is None or checks.payload_fault(salt, body, True, str(said.get("payload_hash")).encode()):
+    if checks.payload_fault(salt, body, plain, str(said.get("payload_hash")).encode()):
         return Permission(seq, f"{who} has no payload that lists anything")
     event = told(seq, envelope, body)
     listed = event.facts.get("events") if event and event.facts else None
@@ -377,7 +379,7 @@ def _look_at_artifacts(addresses: set[bytes], again: bool, found: Findings) -> N
     folder = folder_of(url)
     if not url or (folder is not None and not folder.is_dir()):
         where = f"there is no folder {folder}" if url else "AUDIT_HOME is not set"
-        (found.unknown if again else found.notes).append(f"The {len(addresses)} artifacts were not looked at: {where}.")
+        (found.unknown if again else found.notes).append(f"Artifacts ({len(addresses)}) were not looked at: {where}.")
         return
     missing = []
     for digest in sorted(addresses):
@@ -391,20 +393,15 @@ def _look_at_artifacts(addresses: set[bytes], again: bool, found: Findings) -> N
             missing.append(address)
     if missing:
         (found.unknown if again else found.notes).append(
-            f"{len(missing)} of {len(addresses)} artifacts are not under {shown(url)}, the first {missing[0]}."
+            f"Missing under {shown(url)}: {len(missing)} of {len(addresses)} artifacts, the first {missing[0]}."
         )
 
 
-def _remark(walk: Walk, log: Log, asked: Asked, anchors: Sequence[Held], found: Findings) -> None:
+def _remark(walk: Walk, asked: Asked, anchors: Sequence[Held], found: Findings) -> None:
     """What keeps an answer from being given, and what is worth a word."""
     if not walk.size:
         waiting = f"{walk.unsealed} events wait. Run `audit seal` where the log's key is" if walk.unsealed else ""
         found.unknown.append(f"Nothing is sealed yet: {waiting or 'nothing was recorded'}.")
-    for reign in log.reigns:
-        if reign.by.type == "key.lost":
-            found.notes.append(
-                f"The log's key was declared lost by {reign.by.about}: it does not speak for what is sealed since."
-            )
     if walk.later:
         found.unknown.append(
             f"{walk.later} events were written by a later release, whose envelopes this one does not know. "
@@ -412,8 +409,8 @@ def _remark(walk: Walk, log: Log, asked: Asked, anchors: Sequence[Held], found: 
         )
     if walk.late:
         found.notes.append(
-            f"{walk.late} events were sealed more than an hour after they say that they were recorded, behind later "
-            "ones: spooled, or dated back."
+            f"{walk.late} {'event was' if walk.late == 1 else 'events were'} sealed more than an hour after later "
+            "ones: spooled meanwhile, or dated back."
         )
     if asked.tsa_roots and not any(one.by is None for one in anchors):
         found.unknown.append("No time stamp by an authority that you named is on record. `audit anchor` asks for one.")
@@ -472,14 +469,14 @@ def _held_to_key(key: VerifierKey | None, log: Log, found: Findings) -> list[str
             "log key", f"you hold {key.shown}, the log is signed by {now}, which it did not hand over to"
         )
         return []
-    for reign in reigns:
-        if reign.by.type == "key.lost":
+    for reign in reigns[1:]:
+        if reign.lost:
             found.unknown.append(
-                f"The key before {reign.by.about} was declared lost there. Nothing that you hold speaks for what was "
-                "sealed since: get the new key in another way and name it with --key."
+                f"The key before that of {reign.by.about} was lost. Nothing that you hold speaks for what was sealed "
+                "since: get the new key in another way and name it with --key."
             )
             return []
-    return [f"key {key.shown} kept by you{'' if len(reigns) == 1 else f', handed over {len(reigns) - 1} times'}"]
+    return [f"key {key.shown} that you kept{'' if len(reigns) == 1 else f', handed over {len(reigns) - 1} times'}"]
 
 
 def _held_to_anchors(anchors: Sequence[Held]) -> list[str]:

@@ -1,7 +1,6 @@
 """`audit publish`: the sealed log put where others can read it."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,6 @@ from audit.settings import settings
 
 if TYPE_CHECKING:
     from audit.ledger.publisher import Published
-    from audit.ledger.tiles import Progress
 
 
 def publish(
@@ -37,7 +35,7 @@ def publish(
     if not where:
         raise UserError("No place is named to publish to.", hint="Give a folder or bucket, or set AUDIT_PUBLISH_URL.")
     store = open_existing()
-    with _bar() as progress:
+    with output.bar("publishing") as progress:
         done = publish(store, where, actor=circumstances.actor(), progress=progress)
     if as_json:
         output.write_json(
@@ -63,19 +61,3 @@ def _lines(done: "Published") -> Iterator[str]:
     if done.unsealed:
         waits = "1 event is" if done.unsealed == 1 else f"{done.unsealed:,} events are"
         yield f"{waits} not sealed and so not published: see `audit seal`"
-
-
-@contextmanager
-def _bar() -> "Iterator[Progress | None]":
-    """A progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (TextColumn("publishing"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("events", total=None)
-        yield lambda done, of: bar.update(task, completed=done, total=of)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from audit.ledger.sealer import Sealed
     from audit.store.ledger import Sealing
 
-EVERY_SECONDS = 15.0
+EVERY_SECONDS, MOST_SECONDS = 15.0, 86_400.0
 SHOWN_OF_ROOT = 12  # characters of base64
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SURE = "The log goes on with a new key, which nobody who keeps the old one will believe unasked. Is the old one gone?"
@@ -29,7 +29,9 @@ Asked = Callable[[float], bool]
 
 def seal(
     watch: Annotated[bool, typer.Option("--watch", help="Go on until Ctrl-C or SIGTERM.")] = False,
-    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="How often --watch looks.")] = EVERY_SECONDS,
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0.1, max=MOST_SECONDS, help="How often --watch looks.")
+    ] = EVERY_SECONDS,
     note: Annotated[bool, typer.Option("--note", help="Show the signed checkpoint.")] = False,
     as_json: output.AsJson = False,
 ) -> None:
@@ -180,23 +182,21 @@ def _nothing(found: "Sealing") -> str:
 
 
 def _show_key(out: Path | None, *, as_json: bool) -> None:
-    from audit.ledger.keys import current_key, keys_on_record
+    from audit.ledger.keys import keys_on_record
     from audit.recording.sealing import no_key
     from audit.store import ledger
     from audit.store.engine import open_existing
 
     with open_existing().reading() as connection:
-        told, last = ledger.key_events(connection), ledger.last_checkpoint(connection)
+        keys, last = keys_on_record(ledger.key_events(connection)), ledger.last_checkpoint(connection)
         signed_at = ledger.last_signed_at(connection)
-    key = current_key(told)
-    if key is None:
+    if not keys:
         raise no_key()
+    key = keys[-1]
     files = _written(out, str(key), last[1] if last else None) if out else []
     if as_json:
-        known = [str(one) for one in keys_on_record(told)]
-        output.write_json(
-            {"vkey": str(key), "keys": known, "checkpoint": last[1] if last else None, "files": [str(f) for f in files]}
-        )
+        known = {"vkey": str(key), "keys": [str(one) for one in keys]}
+        output.write_json({**known, "checkpoint": last[1] if last else None, "files": [str(f) for f in files]})
         return
     when = f"of {last[0]:,} events, {output.day_and_time(signed_at)} UTC" if last else "none yet: audit seal"
     output.show(output.facts(("log key", str(key)), ("checkpoint", when), *(("written", str(f)) for f in files)))
@@ -210,7 +210,7 @@ def _written(folder: Path, vkey: str, note: str | None) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, content in kept.items():
-            path.write_text(content)
+            path.write_bytes(content.encode())
     except OSError as refused:
         raise UserError(f"{folder} cannot be written ({refused.strerror}).", hint="Name another folder.") from None
     return list(kept)

@@ -71,7 +71,7 @@ def status(as_json: output.AsJson = False) -> None:
         output.show(_for_people(found))
 
 
-LogKeyState = Literal["here", "not here", "lost", "another one", "unusable", "in a block", "none"]
+LogKeyState = Literal["here", "not here", "another one", "unusable", "in a block", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,30 +182,28 @@ def _mask_key(where: Settings, store: "AuditStore") -> tuple[str | None, str | N
 def log_key_state(where: Settings, store: "AuditStore") -> LogKey:
     """The log's key by what is on record and what lies here. Read off its text alone: no key is loaded for this."""
     from audit.keyfile import read_if_there
-    from audit.ledger.keys import FILE, NEXT, PURPOSE, claimed
+    from audit.ledger.keys import FILE, NEXT, claimed, current_key
     from audit.store.ledger import key_events
 
     with store.reading() as connection:
-        told = [event for event in key_events(connection) if event.payload.get("purpose") == PURPOSE]
-    recorded = told[-1].payload.get("fingerprint") if told else None
+        current = current_key(key_events(connection))
     place = "AUDIT_LOG_KEY" if where.log_key else str(where.keys_path / FILE)
-    if not told:
+    if current is None:
         return LogKey(None, "none", place)
-    if told[-1].type == "key.lost":
-        return LogKey(recorded, "lost", place)
+    recorded = current.shown
     if where.log_key_block and not where.log_key:
         return LogKey(recorded, "in a block", where.log_key_block)
     try:
-        content = where.log_key.encode() if where.log_key else read_if_there(where.keys_path / FILE)
-        waiting = None if where.log_key else read_if_there(where.keys_path / NEXT)
+        files = () if where.log_key else (read_if_there(where.keys_path / name) for name in (FILE, NEXT))
+        found = [where.log_key] if where.log_key else [file and file.decode(errors="replace") for file in files]
     except KeyUnavailable as unusable:
         return LogKey(recorded, "unusable", place, str(unusable))
-    here = [None if one is None else claimed(one.decode(errors="replace")) for one in (content, waiting)]
-    if recorded in here:  # one that waits takes its place when it is next used
+    claims = [claimed(text or "") for text in found]
+    if recorded in claims:  # one that waits takes its place when it is next used
         return LogKey(recorded, "here", place)
-    if content is None:
+    if found[0] is None:
         return LogKey(recorded, "not here", place)
-    if here[0] is None:
+    if claims[0] is None:
         return LogKey(recorded, "unusable", place, f"{place} holds no signing key; bring the right one back")
     return LogKey(recorded, "another one", place)
 
@@ -286,8 +284,6 @@ def _said_of(key: LogKey) -> "Text":
             )
         case "unusable":
             return output.styled(key.problem or "", "red")
-        case "lost":
-            return output.styled(f"{key.recorded} was lost; nothing is sealed", "bold red")
         case "none":
             return output.styled("this log has none yet: run `audit init`", "yellow")
 

@@ -15,12 +15,14 @@ from audit.roots import shown
 from audit.settings import settings
 
 if TYPE_CHECKING:
-    from rich.text import Text
+    from rich.console import RenderableType
+    from rich.table import Table
 
     from audit.answers.verdict import Verdict
     from audit.answers.walk import Progress
     from audit.ledger.note import VerifierKey
 
+MAX_DIGITS = 18  # of a size
 MAX_FILE = 1_000_000  # bytes of a checkpoint or a key that are read
 ANSWERS = {"held": "bold green", "did not hold": "bold red", "could not tell": "bold yellow"}
 WIDTH = len("could not tell")
@@ -148,7 +150,8 @@ def _of_files(bundle: Path | None, proof: Path | None, trusted: _Trusted) -> "Ve
 
     given = {field.name: getattr(trusted, field.name) for field in fields(trusted)}
     if bundle:
-        return verify_bundle(bundle, **given)
+        with _progress() as progress:
+            return verify_bundle(bundle, **given, progress=progress)
     assert proof is not None, "one of the two is named"
     return verify_proof(proof, **given)
 
@@ -164,7 +167,7 @@ def _of_store(path: Path | None, trusted: _Trusted, published: Sequence[str], si
         path, trusted = store_path(settings()), _with_settings(trusted)
         own = settings().keys_path / "checkpoint"
         elsewhere += [("that this machine signed last", _content(own))] if own.exists() else []
-    size = int(since) if since.isdecimal() else None
+    size = int(since) if since.isdecimal() and len(since) <= MAX_DIGITS else None
     if since and size is None:
         note = _content(Path(since))
         trusted = replace(trusted, kept=[*trusted.kept, note])
@@ -208,10 +211,10 @@ def _key(written: str) -> "VerifierKey":
 
 
 @contextmanager
-def _progress() -> "Iterator[Progress | None]":
+def _progress() -> "Iterator[Progress]":
     """A bar on standard error, where that is a terminal."""
     if not sys.stderr.isatty():
-        yield None
+        yield lambda done, of: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -228,33 +231,39 @@ def _show(found: "Verdict", *, as_json: bool, of_store: bool) -> None:
     if as_json:
         output.write_json({"answer": found.answer, **asdict(found)})
     else:
-        output.show(*_lines(found, of_store))
+        output.show(*_parts(found, of_store))
     raise typer.Exit(EXIT_CODES[found.answer])
 
 
-def _lines(found: "Verdict", of_store: bool) -> "list[Text]":
-    lines = [output.styled(_counted(found))] if found.size or found.events else []
-    answered = _said(found.answer, _summary(found, of_store), ANSWERS[found.answer])
-    lines.append(answered)
-    for fault in found.faults:
-        lines.append(output.styled(f"  {fault.about}: {fault.what}"))
-    if found.more_faults:
-        lines.append(output.styled(f"  and {found.more_faults:,} more"))
-    if found.faults:
-        lines.append(output.styled(f"  {CHANGED if of_store else BENT}"))
-    told = found.unknown if found.answer != "could not tell" else found.unknown[1:]
-    lines += [_said("not known", what) for what in told]
+def _parts(found: "Verdict", of_store: bool) -> "list[RenderableType]":
+    told = [("not known", what) for what in (found.unknown if found.faults else found.unknown[1:])]
     if found.size:
-        lines += [_said("held to", what) for what in found.held_to or ([UNHELD] if of_store else [])]
-    lines += [_said("withdrawn", f"{_many(count, 'payload')} by {actor}") for actor, count in found.withdrawals]
-    lines += [_said("note", what) for what in found.notes]
+        told += [("held to", what) for what in found.held_to or ([UNHELD] if of_store else [])]
+    told += [("withdrawn", f"{_many(count, 'payload')} by {actor}") for actor, count in found.withdrawals]
+    told += [("note", what) for what in found.notes]
     if found.answer == "held":
-        lines.append(_said("not shown", _not_shown(found)))
-    return lines
+        told.append(("not shown", _not_shown(found)))
+    return [
+        *([output.styled(_counted(found))] if found.size or found.events else []),
+        _named((found.answer, _summary(found, of_store)), style=ANSWERS[found.answer]),
+        *(output.styled(f"  {line}") for line in _faults(found, of_store)),
+        *(_named(one) for one in told),
+    ]
 
 
-def _said(what: str, text: str, style: str = "bold") -> "Text":
-    return output.joined("   ", [output.styled(f"{what:<{WIDTH}}", style), output.styled(text)])
+def _named(said: tuple[str, str], style: str = "bold") -> "Table":
+    """A word and what it says, below which further lines of it begin."""
+    word, text = said
+    return output.columns([(output.styled(f"{word:<{WIDTH}}", style), text)])
+
+
+def _faults(found: "Verdict", of_store: bool) -> "Iterator[str]":
+    for fault in found.faults:
+        yield f"{fault.about}: {fault.what}"
+    if found.more_faults:
+        yield f"and {found.more_faults:,} more"
+    if found.faults:
+        yield CHANGED if of_store else BENT
 
 
 def _counted(found: "Verdict") -> str:

@@ -5,6 +5,7 @@ Addresses may hold passwords: they go out as basic authentication, and are named
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from audit.errors import AnchorRefused, AnchorUnavailable, AuditError, UserError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 PATIENCE_SECONDS = 20.0  # for one answer, all of it
 MAX_ANSWER = 1 << 16  # bytes; a time stamp with its chain of certificates has 3 to 10 thousand
+LAST_PORT = 65_535
 CHECK = "Check its address, and that it is one."
 LATER = "Try again later."
 
@@ -45,12 +47,11 @@ def demand_address(url: str, what: str) -> None:
     """Raises UserError, which does not show the address, if it is none."""
     import httpx
 
-    try:
+    with suppress(httpx.InvalidURL, UnicodeError):
         parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UserError(f"{what} is none.", hint="One begins with https:// or http://.")
+        if parsed.scheme in ("http", "https") and parsed.host and 0 <= (parsed.port or 0) <= LAST_PORT:
+            return
+    raise UserError(f"{what} is none.", hint="One begins with https:// or http://.")
 
 
 def shown(url: str) -> str:

@@ -1,8 +1,8 @@
 """The log's signing key: in `keys/log.key`, for its owner alone, or handed in by whoever fetched it from elsewhere.
 
 A process without it does not seal. Which key is the log's is on record; one that was lost is never replaced unasked.
-A new key lies in `log.key.next` until it is on record, then takes the other's place: whenever a process dies between,
-the record says which of the two files is the key.
+Words on record alone make no key the log's: signatures do. A new key lies in `log.key.next` until it is on record, then
+takes the other's place: whenever a process dies between, the record says which of the two files is the key.
 """
 
 import re
@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit.errors import InconsistentTree, KeyUnavailable, UserError
+from audit.errors import KeyUnavailable, ProofRejected, UserError
 from audit.keyfile import put, read_if_there, read_private, rename_durably
 from audit.store.read import Recorded
 
@@ -23,6 +23,7 @@ FILE = "log.key"
 NEXT = "log.key.next"
 PURPOSE = "log"
 SEED_BYTES = 32
+KeyEvent = tuple[Recorded, str | None]  # and the note of the first checkpoint that seals it
 _TEXT = re.compile(r"PRIVATE\+KEY\+([^\s+]+\+[0-9a-f]{8})\+[A-Za-z0-9+/=]+")
 
 
@@ -104,29 +105,49 @@ def demand_name(key: "SigningKey", origin: str, place: str) -> None:
         )
 
 
-def current_key(told: Iterable[Recorded]) -> "VerifierKey | None":
-    """The log's key after these key.* events, the oldest first; None before the first and after a loss."""
-    keys = keys_in_turn(told)
+def current_key(told: Iterable[KeyEvent]) -> "VerifierKey | None":
+    """The log's key after these key.* events, the oldest first; None before the first."""
+    keys = keys_on_record(told)
     return keys[-1] if keys else None
 
 
-def keys_on_record(told: Iterable[Recorded]) -> "list[VerifierKey]":
-    """Every key that was the log's, the oldest first."""
-    return [key for key in keys_in_turn(told) if key]
+def keys_on_record(told: Iterable[KeyEvent]) -> "list[VerifierKey]":
+    """Every key that was the log's, the oldest first.
+
+    Whoever can write events can say that the key is another one. The first one is believed. One that takes over is if
+    the checkpoint that first seals this carries both signatures; one after a loss, if it is the new key that signs this
+    checkpoint, not the one before. What is said without that is sealed like everything else, and changes nothing.
+    """
+    found: list[VerifierKey] = []
+    for event, note in told:
+        key = _key_named(event)
+        if key is None:
+            continue
+        if not found:
+            found += [key] if event.type == "key.created" else []
+            continue
+        before = found[-1]
+        expected = {"key.rotated": {before, key}, "key.created": {key}}.get(event.type)
+        if key != before and _signers(note, (before, key)) == expected:
+            found.append(key)
+    return found
 
 
-def keys_in_turn(told: Iterable[Recorded]) -> "list[VerifierKey | None]":
-    """The log's key after each of these key.* events that is about it; None after a loss."""
+def _key_named(event: Recorded) -> "VerifierKey | None":
+    """The log's key that an event is about; None if it is about none."""
     from audit.ledger.note import parse_key
 
-    found: list[VerifierKey | None] = []
-    for event in told:
-        if event.payload.get("purpose") != PURPOSE:
-            continue
-        try:
-            found.append(None if event.type == "key.lost" else parse_key(str(event.payload.get("vkey"))))
-        except UserError:
-            raise InconsistentTree(
-                f"event {event.id} ({event.type}) names no key of this log.", hint="Run `audit verify`."
-            ) from None
-    return found
+    try:
+        return parse_key(str(event.payload.get("vkey"))) if event.payload.get("purpose") == PURPOSE else None
+    except UserError:
+        return None
+
+
+def _signers(note: str | None, keys: "Iterable[VerifierKey]") -> "set[VerifierKey]":
+    """Those of `keys` that signed a note; none if one of the signatures is not its own."""
+    from audit.ledger.note import parse_note, verified
+
+    try:
+        return set(verified(parse_note(note), keys)) if isinstance(note, str) else set()
+    except ProofRejected:
+        return set()

@@ -164,6 +164,19 @@ def cosignature(key: SigningKey, text: str, at: int) -> Signature:
     return Signature(key.name, verifier.key_id, value)
 
 
+def with_cosignatures(written: str, lines: Iterable[bytes]) -> Note:
+    """A checkpoint's note with the signature lines that witnesses added to it, of each witness the last.
+
+    Raises ProofRejected if the note is none, or one of the lines.
+    """
+    own = parse_note(written)
+    added = {}
+    for line in lines:
+        for signature in parse_note(f"{own.text}\n{line.decode(errors='replace')}").signatures:
+            added[signature.name, signature.key_id] = signature
+    return parse_note(str(Note(own.text, (*own.signatures, *added.values()))))
+
+
 def parse_checkpoint(text: str) -> Checkpoint:
     """The tree's head in a note's text. Raises ProofRejected if there is none. Extension lines are ignored."""
     lines = text.split("\n")

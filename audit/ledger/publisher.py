@@ -31,7 +31,15 @@ from audit.events.event import Event, make_event
 from audit.events.payloads import PublishFacts
 from audit.ledger import tree
 from audit.ledger.keys import keys_on_record
-from audit.ledger.note import MAX_NOTE, Checkpoint, VerifierKey, parse_checkpoint, parse_note, verified
+from audit.ledger.note import (
+    MAX_NOTE,
+    Checkpoint,
+    VerifierKey,
+    parse_checkpoint,
+    parse_note,
+    verified,
+    with_cosignatures,
+)
 from audit.ledger.sealer import reader
 from audit.ledger.tiles import (
     AT_ONCE,
@@ -168,7 +176,10 @@ def _ours(store: AuditStore, found: _Found | None, place: str) -> _Ours:
         if found:
             was = _demand_ours(connection, found.note, f"The checkpoint at {place}", keys, head).size
         ((_, _, cosignatures),) = ledger.cosigned_checkpoints(connection, size)
-        note = _cosigned(signed, cosignatures)
+    try:
+        note = str(with_cosignatures(signed, cosignatures))
+    except ProofRejected as bad:
+        raise InconsistentTree(f"A cosignature in the store is none: {bad.what}", hint=NOTHING_WRITTEN) from None
     return _Ours(head, signed, note, keys, was)
 
 
@@ -201,19 +212,6 @@ def _demand_ours(
             hint=NOTHING_WRITTEN,
         )
     return head
-
-
-def _cosigned(signed: str, lines: Iterable[bytes]) -> str:
-    """The note with the witnesses' signature lines, of each witness the last."""
-    own = parse_note(signed)
-    found = {}
-    try:
-        for line in lines:
-            for cosignature in parse_note(f"{own.text}\n{line.decode(errors='replace')}").signatures:
-                found[cosignature.name, cosignature.key_id] = cosignature
-        return str(parse_note(signed + "".join(map(str, found.values()))))
-    except ProofRejected as bad:
-        raise InconsistentTree(f"A cosignature in the store is none: {bad.what}", hint=NOTHING_WRITTEN) from None
 
 
 def _new_files(store: AuditStore, was: int, size: int) -> Iterator[_File]:

@@ -20,14 +20,22 @@ from audit.errors import InconsistentTree, KeyUnavailable, ProofRejected
 from audit.events.canonical import digest_of
 from audit.events.event import Event, make_event
 from audit.events.payloads import CheckpointFacts
-from audit.keyfile import write_durably
+from audit.keyfile import write_whole
 from audit.ledger import tree
-from audit.ledger.keys import current_key, keys_on_record
-from audit.ledger.note import Checkpoint, SigningKey, VerifierKey, parse_checkpoint, parse_note, signed, verified
+from audit.ledger.keys import current_key
+from audit.ledger.note import (
+    MAX_NOTE,
+    Checkpoint,
+    SigningKey,
+    VerifierKey,
+    parse_checkpoint,
+    parse_note,
+    signed,
+    verified,
+)
 from audit.store import ledger
 from audit.store.append import insert_event
 from audit.store.engine import AuditStore
-from audit.store.read import Recorded
 
 SOURCE = "prefect-audit/sealer"
 BATCH = 10_000  # events a checkpoint at most: others wait for the lock meanwhile
@@ -77,17 +85,19 @@ def seal(
     signed, KeyUnavailable if `key` is not the log's, StoreUnavailable.
     """
     with store.writing() as connection:
-        announced = announce(current_key(ledger.key_events(connection))) if announce else ()
+        current = current_key(ledger.key_events(connection))
+        announced = announce(current) if announce else ()
         for event in announced:
             insert_event(connection, event)
         found = ledger.unsealed(connection, ALL if announced else BATCH)
         if len(found) < BATCH and all(type.startswith(OWN) for _, type, _ in found):
             return None
+        if not announced:
+            _demand_current(takes_over_from or key, current)
         signers = [key] if takes_over_from is None else [key, takes_over_from]
-        told = ledger.key_events(connection)
-        _demand_current(key, told)
-        _demand_both(signers, found)
-        done = _sealed(connection, found, signers, told, actor, kept, announced)
+        done = _sealed(connection, found, signers, current, actor, kept, announced)
+        if current != key.verifier:  # now that these signatures are there, it must be
+            _demand_current(key, current_key(ledger.key_events(connection)))
     return done if kept is None else _kept(done, kept)
 
 
@@ -100,14 +110,14 @@ def _sealed(
     connection: Connection,
     found: Sequence[ledger.Waiting],
     signers: Sequence[SigningKey],
-    told: Sequence[Recorded],
+    current: VerifierKey | None,
     actor: str,
     kept: Path | None,
     announced: Sequence[Event],
 ) -> Sealed:
     read = reader(connection)
     previous = ledger.size(connection)
-    _demand_continued(connection, previous, read, signers[0].name, told, kept)
+    _demand_continued(connection, previous, read, signers[0].name, current, kept)
     leaves = [tree.leaf_hash(envelope) for _, _, envelope in found]
     nodes = tree.appended(previous, leaves, read)
     ledger.add_leaves(connection, previous, leaves)
@@ -125,18 +135,17 @@ def _sealed(
 def _kept(done: Sealed, kept: Path) -> Sealed:
     """Only now that it is in the store: one kept before would look like a store that was cut, if we died between.
 
-    A file that is behind does no harm, for the tree continues older checkpoints too.
+    A file that is behind or empty does no harm, for the tree continues older checkpoints too: no wait for the disk.
     """
     try:
         kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(kept, done.note.encode(), mode=0o644)
+        write_whole(kept, done.note.encode(), 0o644, durably=False)
     except OSError as refused:
         return replace(done, not_kept=f"{kept} cannot be written ({refused.strerror}).")
     return done
 
 
-def _demand_current(key: SigningKey, told: Sequence[Recorded]) -> None:
-    recorded = current_key(told)
+def _demand_current(key: SigningKey, recorded: VerifierKey | None) -> None:
     if recorded != key.verifier:
         raise KeyUnavailable(
             f"The log's key on record is {recorded.shown if recorded else 'none'}, this process holds "
@@ -145,17 +154,8 @@ def _demand_current(key: SigningKey, told: Sequence[Recorded]) -> None:
         )
 
 
-def _demand_both(signers: Sequence[SigningKey], found: Sequence[ledger.Waiting]) -> None:
-    """A new key is believed because the one before it says so."""
-    if len(signers) == 1 and any(type == "key.rotated" for _, type, _ in found):
-        raise KeyUnavailable(
-            "A key.rotated event waits that the key before it has not signed.",
-            hint="Nothing is signed. Find out who put it on record: audit events --type key.rotated",
-        )
-
-
 def _demand_continued(
-    connection: Connection, size: int, read: tree.Read, origin: str, told: Sequence[Recorded], kept: Path | None
+    connection: Connection, size: int, read: tree.Read, origin: str, current: VerifierKey | None, kept: Path | None
 ) -> None:
     last = ledger.last_checkpoint(connection)
     if (last[0] if last else 0) != size:
@@ -164,18 +164,22 @@ def _demand_continued(
             hint="Nothing is signed. Keep the store as it is and run `audit verify`.",
         )
     if last:
-        _demand_same_root(last[1], size, read, origin, "the last checkpoint", keys_on_record(told))
+        _demand_same_root(last[1], size, read, origin, "the last checkpoint", [current] if current else [])
     if kept is not None and (own := _text_of(kept)) and own != (last[1] if last else None):
         _demand_same_root(own, size, read, origin, str(kept), None)
 
 
-def _text_of(kept: Path) -> str | None:
+def _text_of(kept: Path) -> str:
+    """Empty where none was kept."""
     try:
-        return kept.read_text()
+        with kept.open("rb") as file:
+            return file.read(MAX_NOTE + 1).decode(errors="replace")
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as refused:
-        raise KeyUnavailable(f"{kept} cannot be read ({refused}).", hint="It holds the last checkpoint.") from None
+        return ""
+    except OSError as refused:
+        raise KeyUnavailable(
+            f"{kept} cannot be read ({refused.strerror}).", hint="It holds the last checkpoint."
+        ) from None
 
 
 def _demand_same_root(
@@ -187,7 +191,7 @@ def _demand_same_root(
         if head.origin != origin:
             raise ProofRejected(f"it is one of {head.origin}, this log is {origin}.")
         if keys is not None and not verified(note, keys):
-            raise ProofRejected("no key of this log has signed it.")
+            raise ProofRejected("the log's key has not signed it.")
     except ProofRejected as bad:
         raise InconsistentTree(
             f"{what} cannot be believed: {bad.what}",

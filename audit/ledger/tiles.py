@@ -11,7 +11,7 @@ by itself: take it from somewhere else, or keep it from before.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING
 from audit import roots
 from audit.errors import InconsistentTree, ProofRejected, PublicationUnavailable
 from audit.ledger import tree
-from audit.ledger.asking import client_for
-from audit.ledger.note import MAX_NOTE, Checkpoint, VerifierKey, parse_checkpoint, parse_note, verified
+from audit.ledger.asking import client_for, demand_address
+from audit.ledger.note import MAX_NOTE, Checkpoint, VerifierKey, parse_note
+from audit.ledger.proof import believed_head
 from audit.ledger.tree import TILE_HEIGHT, TILE_WIDTH
 
 if TYPE_CHECKING:
@@ -57,18 +58,15 @@ def read_published(url: str) -> str:
         return _published_note(get, url)
 
 
-def recompute(url: str, keys: Iterable[VerifierKey], *, progress: Progress | None = None) -> Checkpoint:
+def recompute(url: str, keys: Sequence[VerifierKey], *, progress: Progress | None = None) -> Checkpoint:
     """The head of the log published at `url`, if everything that is published under it leads to it.
 
     All entries are read and hashed, every tile is compared with what follows from them, in constant memory. One of
-    `keys` must have signed the checkpoint. Raises ProofRejected if none has, InconsistentTree naming the file that is
-    missing or has other bytes, PublicationUnavailable.
+    `keys` must be the log's and have signed the checkpoint. Raises ProofRejected if none has, InconsistentTree naming
+    the file that is missing or has other bytes, PublicationUnavailable.
     """
     with _reading(url) as get:
-        note = parse_note(_published_note(get, url))
-        if not verified(note, keys):
-            raise ProofRejected(f"The checkpoint at {roots.shown(url)} is signed by none of the keys that are known.")
-        head = parse_checkpoint(note.text)
+        head = believed_head(parse_note(_published_note(get, url)), keys)
         found = _root_of_entries(partial(_demanded, get, roots.shown(url)), head.size, progress or silent)
     if found != head.root:
         raise InconsistentTree(
@@ -171,18 +169,15 @@ def _reading(url: str) -> Iterator[Get]:
 @contextmanager
 def _web(url: str) -> Iterator[Get]:
     from anyio.from_thread import start_blocking_portal
-    from httpx import InvalidURL
 
-    try:
-        opening = client_for(url)
-    except InvalidURL as none:
-        raise _unavailable(roots.shown(url), "read", none) from None
+    demand_address(url, f"The address {roots.shown(url)}")
+    opening = client_for(url)
     with start_blocking_portal() as portal, portal.wrap_async_context_manager(opening) as client:
         yield partial(portal.call, _fetched, client, url)
 
 
 async def _fetched(client: "AsyncClient", url: str, path: str, most: int) -> bytes | None:
-    from httpx import URL, HTTPError, InvalidURL  # the last: where we are sent to
+    from httpx import URL, HTTPError, InvalidURL
 
     found = bytearray()
     try:
@@ -201,7 +196,7 @@ async def _fetched(client: "AsyncClient", url: str, path: str, most: int) -> byt
                     break
     except TimeoutError:
         raise PublicationUnavailable(f"{roots.shown(url)} took longer than {ANSWER_SECONDS:g} s for {path}.") from None
-    except (HTTPError, InvalidURL) as broken:
+    except (HTTPError, InvalidURL, UnicodeError, ExceptionGroup) as broken:  # the latter by where we are sent to
         raise _unavailable(roots.shown(url), "read", broken) from None
     return bytes(found[: most + 1])
 

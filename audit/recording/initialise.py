@@ -15,7 +15,7 @@ from audit.recording.sealing import Given, given_key, key_event, recorded_key
 from audit.settings import Settings, settings
 from audit.store import engine, read
 from audit.store.append import append_decided
-from audit.store.ledger import KEY_TYPES
+from audit.store.ledger import key_events
 
 SOURCE = "prefect-audit/init"
 LOCAL_ORIGIN = "prefect-audit.local"
@@ -59,7 +59,7 @@ class _Known:
 
     origin: str | None
     mask_key: str | None  # fingerprint
-    log_key: str | None  # name and id; stays after a loss, so that no new key is made unasked
+    log_key: str | None  # name and id
 
     @property
     def complete(self) -> bool:
@@ -67,15 +67,11 @@ class _Known:
 
 
 def _known(connection: Connection) -> _Known:
-    found: dict[str, str] = {}
-    for event in read.recorded_of_types(connection, ("store.opened", *KEY_TYPES)):
-        if event.type == "store.opened":
-            found.setdefault("origin", event.payload["origin"])
-        elif event.payload["purpose"] == "mask":
-            found.setdefault("mask_key", event.payload["fingerprint"])
-        elif event.payload["purpose"] == keys.PURPOSE:
-            found["log_key"] = event.payload["fingerprint"]
-    return _Known(found.get("origin"), found.get("mask_key"), found.get("log_key"))
+    opened, told = read.recorded_of_types(connection, ("store.opened",)), key_events(connection)
+    origins = (event.payload["origin"] for event in opened if "origin" in event.payload)
+    masks = (event.payload["fingerprint"] for event, _ in told if event.payload.get("purpose") == "mask")
+    log_key = keys.current_key(told)
+    return _Known(next(origins, None), next(masks, None), log_key.shown if log_key else None)
 
 
 def _stands(known: _Known, *, made: bool) -> Initialised:

@@ -15,7 +15,7 @@ from typing import TypedDict
 
 from sqlalchemy import Connection
 
-from audit.errors import AuditUnavailable, InconsistentTree, KeyUnavailable, StoreBusy, StoreUnavailable
+from audit.errors import AuditUnavailable, InconsistentTree, KeyUnavailable, StoreBusy, StoreUnavailable, UserError
 from audit.events.event import Event, make_event
 from audit.events.payloads import Payload, StoreFacts
 from audit.events.vocabulary import Severity
@@ -29,6 +29,8 @@ from audit.store.engine import open_store
 
 SOURCE = "prefect-audit/recorder"
 BUSY_TRIES = 6  # of a decision, each of which waits for the busy timeout
+OURS = ("key.", "checkpoint.", "store.")  # types of what the record says of itself, which no run may put into its mouth
+SEALING_SECONDS = 5.0  # that a run waits for at its end; what is left then is the next one's
 RETRY_SECONDS = 15.0  # a store that failed is left alone so long: each try may block for its busy timeout
 
 log = logging.getLogger("audit")
@@ -47,8 +49,11 @@ def record(
 ) -> str:
     """Put a fact on record from inside a flow, a task or a plain script; returns the event's id.
 
-    Run ids, deployment, actor and times are filled in. Raises AuditUnavailable in mode `strict` only.
+    Run ids, deployment, actor and times are filled in. Raises AuditUnavailable in mode `strict` only, UserError for a
+    type that is the record's own.
     """
+    if type.startswith(OURS):
+        raise UserError(f"{type} is what the record says of itself.", hint="Record what happened under another type.")
     event = make_event(type, payload, source=SOURCE, subject=subject, severity=severity, id=id, **_around())
     append(event)
     return event.id
@@ -99,7 +104,7 @@ def append(event: Event) -> None:
 
 
 def flow_ended() -> None:
-    """What is due when a flow run ends: bring home what was spooled, by this process or another, and seal it all."""
+    """What is due when a flow run ends: bring home what was spooled, by this process or another, and seal it."""
     try:
         if spool.waiting(settings().spool_path):
             _recorder().bring_home()
@@ -199,10 +204,12 @@ class Recorder:
         """Seal what waits, if the log's key is here. A failure only waits, for the run's outcome is the user's."""
         if self._store_rests():
             return
+        until = time.monotonic() + SEALING_SECONDS
         try:
             if key := signing_key(self.where):
                 for _ in seal_all(self.where, key, tell=tell):
-                    pass
+                    if time.monotonic() > until:
+                        break
         except InconsistentTree as changed:
             log.error("NOTHING OF THE RECORD IS SEALED ANY MORE. %s", changed)
         except (KeyUnavailable, StoreUnavailable) as failed:

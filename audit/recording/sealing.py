@@ -63,7 +63,7 @@ def given_key(where: Settings) -> Given | None:
 
 
 def recorded_key(where: Settings) -> VerifierKey | None:
-    """The log's key on record; None before the first and after a loss. Raises StoreUnavailable."""
+    """The log's key on record; None before the first. Raises StoreUnavailable."""
     with open_store(where).reading() as connection:
         return keys.current_key(ledger.key_events(connection))
 
@@ -84,7 +84,7 @@ def seal_all(where: Settings, key: SigningKey, *, tell: Tell) -> Iterator[Sealed
 
 
 def no_key() -> KeyUnavailable:
-    """A store of before there was a log, or one whose key was declared lost and never replaced."""
+    """A store of before there was a log."""
     return KeyUnavailable("This log has no key.", hint="Run `audit init`.")
 
 

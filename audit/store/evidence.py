@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from audit.errors import StoreBusy, StoreUnavailable
@@ -66,11 +66,11 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """A table, index, view or trigger that is not as the migrations make it, or is missing."""
+    """A table, index, view or trigger that the migrations make otherwise, or that is missing, or is none of theirs."""
 
     kind: str
     name: str
-    missing: bool
+    how: Literal["changed", "missing", "strange"]
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
 
     Raises StoreUnavailable if there is none, it is no audit store, of another schema, locked or damaged.
     """
-    if not path.exists():
+    if not path.is_file():
         raise StoreUnavailable(
             f"There is no audit store at {path}.", hint="Run `audit init`, or name one with --store."
         )
@@ -99,8 +99,12 @@ def oddities(connection: sqlite3.Connection) -> list[Odd]:
         for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL")
     }
     expected = {(statement.split()[1].lower(), statement.split()[2]): statement for statement in _DEFINED}
-    odd = [Odd(*what, missing=False) for what, sql in found.items() if expected.get(what) != sql]
-    return odd + [Odd(*what, missing=True) for what in expected if what not in found]
+    odd = [
+        Odd(*what, "changed" if what in expected else "strange")
+        for what, sql in found.items()
+        if expected.get(what) != sql
+    ]
+    return odd + [Odd(*what, "missing") for what in expected if what not in found]
 
 
 def readable(connection: sqlite3.Connection) -> bool:
@@ -126,7 +130,9 @@ def encoding(connection: sqlite3.Connection) -> str:
 
 def damage(connection: sqlite3.Connection) -> list[str]:
     """What SQLite says of pages, keys and indexes that do not fit; empty where all do."""
-    said = [row[0].decode(errors="replace") for row in connection.execute("PRAGMA integrity_check(20)")]
+    said = [
+        " ".join(row[0].decode(errors="replace").split()) for row in connection.execute("PRAGMA integrity_check(20)")
+    ]
     return [] if said == ["ok"] else said
 
 
@@ -140,9 +146,9 @@ def tree_size(connection: sqlite3.Connection) -> int:
     return min(int(last), LARGEST - 1) + 1
 
 
-def envelopes(connection: sqlite3.Connection) -> sqlite3.Cursor:
-    """(envelope), in the order of seq."""
-    return connection.execute("SELECT envelope FROM main.event NOT INDEXED ORDER BY seq")
+def envelopes(connection: sqlite3.Connection, count: int) -> sqlite3.Cursor:
+    """(envelope) of the first `count` events, in the order of seq."""
+    return connection.execute("SELECT envelope FROM main.event NOT INDEXED ORDER BY seq LIMIT ?", (count,))
 
 
 def events(connection: sqlite3.Connection, after: int, *, compared: bool = True) -> sqlite3.Cursor:
@@ -168,13 +174,16 @@ def columns(connection: sqlite3.Connection, seq: int) -> dict[str, tuple[str, An
     names = ("envelope", *ENVELOPE_KEYS)
     wanted = ", ".join(f"typeof({name}), {name}" for name in names)
     row = connection.execute(f"SELECT {wanted} FROM main.event NOT INDEXED WHERE seq = ?", (seq,)).fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError(f"event {seq} is not where its number says")
     return {name: (row[2 * nth].decode(), row[2 * nth + 1]) for nth, name in enumerate(names)}
 
 
 def event_row(connection: sqlite3.Connection, seq: int) -> Row | None:
-    """(envelope, salt, body) of one event, the latter two None where the payload is not there."""
+    """(envelope, salt, body, whether these are BLOB and TEXT) of one event; None where there is no such one."""
     row: Row | None = connection.execute(
-        """SELECT e.envelope, p.salt, p.body FROM main.event e NOT INDEXED
+        """SELECT e.envelope, p.salt, p.body, typeof(p.salt) = 'blob' AND typeof(p.body) = 'text'
+             FROM main.event e NOT INDEXED
              LEFT JOIN main.payload p NOT INDEXED ON p.event_seq = e.seq WHERE e.seq = ?""",
         (seq,),
     ).fetchone()
@@ -283,8 +292,9 @@ def named(path: Path) -> Iterator[None]:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """The file as it is. In a folder that cannot be written SQLite can make no -shm file, which it does without where
-    it is told that nobody writes; a -wal file there has events that would then be missed."""
-    alone = not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists()
+    it is told that nobody writes; what stands in a -wal file there would then be missed."""
+    log = path.with_name(f"{path.name}-wal")
+    alone = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
     uri = f"file:{quote(str(path.absolute()))}?mode=ro{'&immutable=1' if alone else ''}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
 

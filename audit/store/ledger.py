@@ -76,10 +76,12 @@ def hashes(connection: Connection, spans: Sequence[tuple[int, int, int]]) -> lis
         table = f"node WHERE level = :level{nth} AND" if level else "leaf WHERE"
         parts.append(f"SELECT {nth} AS nth, idx, hash FROM {table} idx >= :first{nth} AND idx < :end{nth}")
     found: list[list[bytes]] = [[] for _ in spans]
-    for nth, _, hash in connection.execute(text(" UNION ALL ".join(parts) + " ORDER BY nth, idx"), values):
+    cursor = connection.connection.cursor()  # the driver's own, for these are hundreds at each sealing
+    cursor.execute(" UNION ALL ".join(parts) + " ORDER BY nth, idx", values)
+    for nth, _, hash in cursor.fetchall():
         found[nth].append(hash)
     for (level, first, end), rows in zip(spans, found, strict=True):
-        if len(rows) != end - first:
+        if len(rows) != end - first or not all(isinstance(hash, bytes) for hash in rows):
             of = f"nodes of level {level}" if level else "leaves"
             raise InconsistentTree(
                 f"The tree's {of} {first} to {end - 1} are not all there.", hint="Run `audit verify`."
@@ -264,9 +266,14 @@ def last_signed_at(connection: Connection) -> str | None:
     ).scalar_one_or_none()
 
 
-def key_events(connection: Connection) -> list[Recorded]:
-    """What became of the keys, the oldest first."""
-    return recorded_of_types(connection, KEY_TYPES)
+def key_events(connection: Connection) -> list[tuple[Recorded, str | None]]:
+    """What was said of the keys, the oldest first, each with the note of the first checkpoint that seals it."""
+    first = text(
+        """SELECT note FROM checkpoint WHERE size > (SELECT idx FROM leaf WHERE event_seq = :seq)
+            ORDER BY size LIMIT 1"""
+    )
+    said = recorded_of_types(connection, KEY_TYPES)
+    return [(event, connection.execute(first, {"seq": event.seq}).scalar()) for event in said]
 
 
 def sealing(store: AuditStore) -> Sealing:

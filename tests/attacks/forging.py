@@ -196,6 +196,15 @@ def write_anew(connection: sqlite3.Connection, past: Past, signers: Signers | No
         connection.execute("INSERT INTO anchor VALUES (?, ?, ?, ?)", (seqs[id], *anchor))
 
 
+def head_of(past: Past, size: int) -> Checkpoint:
+    """The tree's head over the first `size` events."""
+    return Checkpoint(ORIGIN, size, _root([tree.leaf_hash(told.envelope.encode()) for told in past.events[:size]]))
+
+
+def put_in(connection: sqlite3.Connection, head: Checkpoint, by: Sequence[SigningKey]) -> None:
+    insert(connection, "checkpoint", {"size": head.size, "note": str(signed(head.text, by))})
+
+
 def _signed(event: Told, head: Checkpoint, note: str, previous: int, by: Sequence[SigningKey]) -> Told:
     """What a checkpoint's event says of it."""
     told = event.saying(

@@ -3,8 +3,10 @@
 from datetime import datetime, timedelta
 
 from audit.events.canonical import timestamp
+from audit.events.event import uuid7
+from audit.ledger import anchors
 from tests.attacks.forging import owner, past, write_anew
-from tests.attacks.victim import Victim, verdict
+from tests.attacks.victim import EVENTS, SIZES, Victim, faults, verdict
 
 A_YEAR = timedelta(days=365)
 
@@ -34,7 +36,27 @@ def test_a_checkpoint_says_it_was_signed_before_the_one_before_it(victim: Victim
         )
         write_anew(db, told, victim.signers)
 
-    assert verdict(victim).answer == "did not hold"
+    assert "the clock was moved back" in faults(victim)
+
+
+def test_a_machines_clock_runs_a_year_ahead(victim: Victim) -> None:
+    """Its own times fit together; the authority's does not fit to them."""
+    with owner(victim.database) as db:
+        told = past(db)
+        told.events.append(told.events[told.at("checkpoint.signed", len(SIZES) - 1)].with_(id=uuid7()))
+        for at in (SIZES[-1] + 1, len(told.events) - 1):  # the first event that was not sealed, and what seals it now
+            was = told.events[at].columns
+            ahead = {name: moved(was[name], A_YEAR) for name in ("time", "recorded_at")}
+            told.events[at] = told.events[at].with_(**ahead)
+        write_anew(db, told, victim.signers)
+    assert verdict(victim).answer == "held"
+
+    with victim.store() as store:
+        anchors.anchor(store, anchors.authority(victim.authority.url, victim.authority.roots), actor="p:auditor")
+
+    said = faults(victim, tsa_roots=victim.authority.roots)
+    assert f"checkpoint of size {EVENTS}: was signed at" in said
+    assert "a checkpoint that seals it was stamped by an authority at" in said
 
 
 def test_an_event_may_tell_of_an_earlier_time(victim: Victim) -> None:

@@ -2,11 +2,12 @@
 
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from tests.attacks.forging import owner, pass_over, rows
-from tests.attacks.victim import SIZES, Victim, verdict
+from tests.attacks.victim import SIZES, Victim, faults, verdict
 
 
 @pytest.mark.parametrize(
@@ -68,6 +69,15 @@ def test_a_column_that_compares_without_case_hides_no_change(victim: Victim, col
     rewritten(victim, f"{column} TEXT NOT NULL", f"{column} TEXT COLLATE NOCASE NOT NULL")
 
     assert verdict(victim).answer == "did not hold"
+
+
+def test_the_text_is_kept_in_another_encoding(victim: Victim, tmp_path: Path) -> None:
+    """The same words in other bytes: what is hashed is what is read, so nothing is read."""
+    with closing(sqlite3.connect(victim.database)) as db, closing(sqlite3.connect(tmp_path / "other")) as other:
+        other.executescript("PRAGMA encoding = 'UTF-16le';" + "\n".join(db.iterdump()))
+    (tmp_path / "other").replace(victim.database)
+
+    assert "keeps its text as UTF-16le" in faults(victim)
 
 
 def test_an_index_that_passes_over_an_event_hides_nothing(victim: Victim) -> None:

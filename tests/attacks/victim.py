@@ -108,10 +108,11 @@ def build(home: Path, authority: TimestampAuthority, witness: Witness) -> Victim
         settings.cache_clear()
     close_stores()
     first, second = read_log_key(home / "keys"), SigningKey(ORIGIN, secrets.token_bytes(32))
-    notes = []
+    notes: list[str] = []
 
-    def sealed(key: SigningKey, takes_over_from: SigningKey | None = None) -> None:
-        done = seal(store, key, actor=ACTOR, kept=home / "keys" / KEPT, takes_over_from=takes_over_from)
+    def sealed(**handed_over: Any) -> None:
+        key = second if handed_over or len(notes) > 3 else first
+        done = seal(store, key, actor=ACTOR, kept=home / "keys" / KEPT, **handed_over)
         assert done is not None
         notes.append(done.note)
 
@@ -120,21 +121,21 @@ def build(home: Path, authority: TimestampAuthority, witness: Witness) -> Victim
             anchors.anchor(store, target, actor=ACTOR)
 
     append(store, work(10))
-    sealed(first)
+    sealed()
     append(store, work(60))
-    sealed(first)
+    sealed()
     witness.knows(first.verifier)
     anchored()
     append(store, [erased(store, WITHDRAWN), *work(3)])
-    sealed(first)
+    sealed()
     withdrawn = payload(store, WITHDRAWN[0])
     withdraw(store, WITHDRAWN)
-    append(store, [rotated(first, second), *work(3)])
-    sealed(second, takes_over_from=first)
+    append(store, work(3))
+    sealed(takes_over_from=first, announce=lambda _: [rotated(first, second)])
     witness.knows(second.verifier)
     anchored()
     append(store, work(60))
-    sealed(second)
+    sealed()
     append(store, work(1))
     store.engine.dispose()
     return Victim(home, (first, second), tuple(notes), withdrawn, authority, witness)
@@ -201,6 +202,13 @@ def withdraw(store: AuditStore, seqs: Sequence[int]) -> None:
         for seq in seqs:
             connection.execute(text("INSERT INTO withdrawal VALUES (:seq, :by)"), {"seq": seq, "by": by})
             connection.execute(text("DELETE FROM payload WHERE event_seq = :seq"), {"seq": seq})
+
+
+def faults(victim: Victim, **held_to: Any) -> str:
+    """What did not hold, a line each."""
+    said = verdict(victim, **held_to)
+    assert said.answer == "did not hold", said
+    return "\n".join(f"{fault.about}: {fault.what}" for fault in said.faults)
 
 
 def verdict(victim: Victim, **held_to: Any) -> Verdict:

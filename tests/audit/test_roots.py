@@ -29,7 +29,15 @@ def test_a_plain_path_is_taken_from_where_one_stands(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "url", ["s3://ann:secret@bucket/a", "az://account/a?sig=secret", "s3://ann:secret@bucket/a?x=secret"]
+    "url",
+    [
+        "s3://ann:secret@bucket/a",
+        "az://account/a?sig=secret",
+        "s3://ann:secret@bucket/a?x=secret",
+        "s3://ann:my secret@bucket/a",
+        "s3://ann:a@secret@bucket/a",
+        "s3://bucket/a?x=a secret\nsecret",
+    ],
 )
 def test_no_secret_of_a_url_is_shown(url: str) -> None:
     assert "secret" not in roots.shown(url) and roots.shown(url).endswith("/a")

@@ -10,6 +10,7 @@ from prefect.states import Cancelled, Cancelling
 
 from audit import flow, task
 from audit.errors import DatasetRejected
+from audit.events.event import make_event
 from audit.events.payloads import Approver, KeyFacts
 from audit.events.references import Window
 from audit.events.vocabulary import VOCABULARY
@@ -148,4 +149,5 @@ def a_log_that_others_see(folder: Path) -> None:
 
 
 def something_happens() -> None:
-    recorder.record("key.created", KeyFacts(purpose="test", fingerprint="f"), subject="key/test")
+    facts = KeyFacts(purpose="test", fingerprint="f")
+    recorder.append(make_event("key.created", facts, source="test", subject="key/test", actor="p:unknown"))

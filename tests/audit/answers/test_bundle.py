@@ -136,7 +136,11 @@ CHANGES = {
     "keys": f"UPDATE payload SET body = '{{}}' WHERE {OF_KEYS}",
     "keys are no JSON": f"UPDATE payload SET body = '{{' WHERE {OF_KEYS}",
     "keys are a list": f"UPDATE payload SET body = '[]' WHERE {OF_KEYS}",
+    "checkpoint is no text": "UPDATE checkpoint SET note = CAST(note AS BLOB) WHERE size = 11",
+    "last checkpoint is no text": f"UPDATE checkpoint SET note = CAST(note AS BLOB) WHERE size = {SIZE}",
     "cosignature": "UPDATE anchor SET evidence = x'00'",
+    "cosignature is no blob": "UPDATE anchor SET evidence = CAST(evidence AS TEXT)",
+    "time stamp is no blob": "UPDATE anchor SET evidence = 'x', kind = 'timestamp'",
     "withdrawal": f"UPDATE withdrawal SET by_event_seq = 20 WHERE event_seq = {WITHDRAWN + 1}",
     "withdrawal gone": "DELETE FROM withdrawal",
 }

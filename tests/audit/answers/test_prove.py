@@ -74,6 +74,7 @@ CHANGES = {
     "payload is gone": ("DELETE FROM payload WHERE event_seq = 6", "its payload is missing, and nobody withdrew it"),
     "leaf hash": ("UPDATE leaf SET hash = zeroblob(32) WHERE idx = 5", "its envelope is not the one that was sealed"),
     "neighbour": ("UPDATE leaf SET hash = zeroblob(32) WHERE idx = 4", "is not in the tree"),
+    "neighbour is no blob": ("UPDATE leaf SET hash = 'x' WHERE idx = 4", "are not all there"),
     "neighbour is gone": ("DELETE FROM leaf WHERE idx = 4", "are not all there"),
     "checkpoint": ("UPDATE checkpoint SET note = replace(note, 'acme', 'evil')", "signature|signed"),
     "checkpoint is no note": ("UPDATE checkpoint SET note = ''", "no signed note"),
@@ -81,7 +82,10 @@ CHANGES = {
         "UPDATE payload SET body = '{}' WHERE event_seq IN (SELECT seq FROM event WHERE type GLOB 'key.*')",
         "log.vkey",
     ),
+    "checkpoint is no text": ("UPDATE checkpoint SET note = CAST(note AS BLOB)", "not kept as it was"),
     "cosignature": ("UPDATE anchor SET evidence = x'00'", "no signed note"),
+    "cosignature is no blob": ("UPDATE anchor SET evidence = CAST(evidence AS TEXT)", "not kept as it was"),
+    "time stamp is no blob": ("UPDATE anchor SET evidence = 'x', kind = 'timestamp'", "not kept as it was"),
 }
 
 

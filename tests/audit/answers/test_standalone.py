@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from audit.answers.bundle import verify_bundle
 from audit.events.canonical import canonical
-from audit.events.event import ENVELOPE_KEYS
+from audit.events.event import ENVELOPE_KEYS, payload_hash
 from audit.events.payloads import StoreFacts
 from audit.ledger.note import (
     COSIGNATURE,
@@ -414,12 +414,11 @@ def with_member(name: str, content: bytes = b"x", *, mode: int = stat.S_IFREG | 
     return bend
 
 
-def with_instead(name: str, content: bytes, packed: int = 8) -> Bend:
+def with_instead(name: str, content: bytes, **how: int) -> Bend:
     def bend(path: Path) -> None:
         kept = members(path)
-        with zipfile.ZipFile(path, "w", packed) as archive:
-            for each, written in (kept | {name: content}).items():
-                archive.writestr(each, written)
+        del kept[name]
+        with_member(name, content, **how)(zipped(path, kept))
 
     return bend
 
@@ -454,12 +453,12 @@ ZIPS: dict[str, Bend] = {
     "a name of other letters": with_member("EVENTS.jsonl"),
     "a name that ends early": with_member("README.txt\0.exe"),
     "a member twice": with_member("checkpoint"),
-    "a link": with_member("README.txt", b"/etc/passwd", mode=stat.S_IFLNK | 0o777),
+    "a link": with_instead("README.txt", b"/etc/passwd", mode=stat.S_IFLNK | 0o777),
     "a time stamp over nothing here": with_member("anchors/3-1.tsr"),
-    "packed in another way": with_instead("README.txt", b"x", zipfile.ZIP_LZMA),
+    "packed in another way": with_instead("README.txt", b"x", packed=zipfile.ZIP_LZMA),
     "encrypted": header_changed("events.jsonl", 8, b"\x01"),
-    "a bomb": with_instead("events.jsonl", b" " * (100 << 20)),
-    "a small file that is large": with_instead("manifest.json", b" " * (5 << 20)),
+    "a bomb that nobody reads": with_instead("README.txt", b" " * (5 << 20)),
+    "a bomb that everybody reads": with_instead("events.jsonl", b" " * (100 << 20)),
     "a line without end": with_instead("events.jsonl", b"x" * (65 << 20)),
     "a size that is another": header_changed("events.jsonl", 24, b"\x10\x00\x00\x00"),
     "a checksum that is another": header_changed("events.jsonl", 16, b"\x00\x00\x00\x00"),
@@ -490,6 +489,18 @@ def test_a_zip_that_is_no_plain_bundle_is_refused(bend: Bend, bundle: Path, tmp_
     bend(bent)
     assert verified(bent).answer == "did not hold"
     assert list(tmp_path.iterdir()) == [bent]
+
+
+@pytest.mark.parametrize("sizes", [(65,), (45, 45)], ids=["a line", "all of it"])
+def test_what_unpacks_to_too_much_is_refused_though_it_would_hold(sizes: tuple[int, ...], tmp_path: Path) -> None:
+    made = []
+    for megabytes in sizes:
+        written, (salt, _) = entry()
+        payload = f'"{"x" * (megabytes << 20)}"'
+        said = orjson.loads(written) | {"payload_hash": payload_hash(salt, payload.encode())}
+        made.append((canonical(said), (salt, payload)))
+    bomb = forged(tmp_path / "bomb.zip", STRANGER, [entry for entry, _ in made], [bound for _, bound in made])
+    assert verified(bomb).answer == "did not hold"
 
 
 def test_a_bundle_that_is_not_there_cannot_be_told_of(tmp_path: Path) -> None:

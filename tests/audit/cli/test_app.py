@@ -15,12 +15,14 @@ from tests.audit.cli.conftest import Audit, Day
 HEAVY = ("prefect", "sqlmodel", "polars", "pandas", "sklearn", "alembic", "great_expectations", "evidently")
 COMMANDS = (
     [], ["init"], ["status"], ["runs"], ["run"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
-    ["approve"], ["seal"], ["log-key"], ["publish"],
+    ["approve"], ["seal"], ["log-key"], ["publish"], ["prove"], ["export"],
+    ["verify"], ["anchor"],
     ["spec"], ["spec", "check"],
 )  # fmt: skip
 READERS = (
     ["status"], ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
     ["seal"], ["seal", "--watch"], ["publish", "log"], ["log-key"], ["log-key", "--rotate"],
+    ["prove", "abcd"], ["export", "-o", "bundle.zip"],
     ["log-key", "--lost", "--reason", "disk gone", "--yes"],
 )  # fmt: skip
 

@@ -50,6 +50,25 @@ def test_seal_says_what_it_sealed_and_then_that_nothing_waits(audit: Audit, stor
     assert (again.returncode, again.stdout[:34]) == (0, "nothing to seal · tree of 187 · la")
 
 
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("every", ["0", "nan", "inf", "1e9"])
+def test_watching_so_often_or_so_seldom_is_refused(audit: Audit, every: str) -> None:
+    refused = audit("seal", "--watch", "--every", every)
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "Invalid value for '--every'" in refused.stderr
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("key", ["hunter2", os.fsdecode(b"\xff\xfehunter2")])
+def test_status_names_what_is_given_as_key_and_is_none(audit: Audit, key: str) -> None:
+    said = audit("status", AUDIT_LOG_KEY=key)
+
+    assert said.returncode == 0
+    assert "AUDIT_LOG_KEY holds no signing key" in said.stdout
+    assert "hunter2" not in said.stdout + said.stderr
+
+
 def note_of(store: AuditStore) -> str:
     with store.reading() as connection:
         found = ledger.last_checkpoint(connection)

@@ -416,7 +416,8 @@ def test_without_a_checkpoint_there_is_nothing_to_anchor(log: Log, authority: Ti
     assert authority.received == []
 
 
-@pytest.mark.parametrize("url", ["tsa.example/tsr", "ftp://tsa.example/", "https://", "https://u:hunter2@[::1", "\x00"])
+@pytest.mark.parametrize("url", ["tsa.example/tsr", "ftp://tsa.example/", "https://", "https://u:hunter2@[::1", "\x00",
+    "http://tsa.example:99999/", "http://tsa.example:-1/", "http://xn--/", "http://tsa.example/\ud800"])  # fmt: skip
 def test_an_authority_without_an_address_is_refused_without_showing_it(url: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="The time stamp authority's address is none") as refused:
         anchors.authority(url, tmp_path / "roots.pem")

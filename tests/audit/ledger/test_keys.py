@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.errors import InconsistentTree, KeyUnavailable, UserError
+from audit.errors import KeyUnavailable, UserError
 from audit.events.event import Event, make_event
 from audit.events.payloads import KeyFacts, StoreFacts
 from audit.ledger.keys import FILE, NEXT, current_key, keys_on_record, new_key, put_next, read_log_key, written
@@ -402,7 +402,7 @@ def test_a_lost_key_is_not_replaced_unasked_and_keeps_nobody_from_recording(keys
     (keys / FILE).unlink()
 
     assert not initialise().made
-    recorder.record("store.spooled", StoreFacts(), subject="store")
+    recorder.append(make_event("store.spooled", StoreFacts(), source="t", subject="store", actor=ACTOR))
     recorder.flow_ended()
 
     assert signing_key(settings()) is None
@@ -469,12 +469,89 @@ def test_the_key_after_a_loss_may_come_from_elsewhere(keys: Path, monkeypatch: p
     assert sorted(path.name for path in keys.iterdir()) == [KEPT, "mask.key"]
 
 
-def test_a_key_event_without_a_key_is_named_and_nothing_is_signed(keys: Path) -> None:
-    broken = KeyFacts(purpose="log", fingerprint="f")
-    append(open_store(), [event := make_event("key.rotated", broken, source="t", subject="key/log", actor=ACTOR)])
+# --- said by somebody who has no key
 
-    with pytest.raises(InconsistentTree, match=f"event {event.id} .key.rotated. names no key of this log"):
-        seal_now()
+
+def said(type: str, key: VerifierKey | None, was: VerifierKey | None = None) -> Event:
+    """Words about the log's key as anybody can put them on record."""
+    facts = KeyFacts(
+        purpose="log", fingerprint="f", vkey=str(key) if key else None, was=str(was) if was else None, reason="so I say"
+    )
+    return make_event(type, facts, source="prefect-audit/log-key", subject="key/log", actor=ACTOR)
+
+
+def sayings(own: VerifierKey, other: VerifierKey) -> dict[str, list[Event]]:
+    return {
+        "created": [said("key.created", other)],
+        "rotated": [said("key.rotated", other, own)],
+        "lost": [said("key.lost", own)],
+        "lost and created": [said("key.lost", own), said("key.created", other)],
+        "to itself": [said("key.rotated", own, own)],
+        "none": [said("key.rotated", None, own), said("key.created", None), said("key.lost", None)],
+    }
+
+
+@pytest.mark.parametrize("what", ["created", "rotated", "lost", "lost and created", "to itself", "none"])
+def test_what_somebody_without_the_key_says_of_keys_is_sealed_and_changes_nothing(keys: Path, what: str) -> None:
+    own = read_log_key(keys)
+    seal_now()
+    append(open_store(), events := sayings(own.verifier, new_key(ORIGIN).verifier)[what])
+
+    assert recorded_key(settings()) == own.verifier
+    (done,) = seal_now()
+    assert done.events == len(events) + 1
+    assert recorded_key(settings()) == own.verifier
+    assert initialise().log_key == own.verifier.shown
+    with open_store().reading() as connection:
+        assert keys_on_record(ledger.key_events(connection)) == [own.verifier]
+    rotate(settings(), tell=lambda event: None)
+    something()
+    assert signers(seal_now()[-1].note) == [read_log_key(keys).verifier] != [own.verifier]
+
+
+@pytest.mark.parametrize("what", ["created", "rotated", "lost and created"])
+def test_who_says_that_the_key_is_his_cannot_seal_with_it(keys: Path, what: str) -> None:
+    other = new_key(ORIGIN)
+    append(open_store(), sayings(read_log_key(keys).verifier, other.verifier)[what])
+
+    with pytest.raises(KeyUnavailable, match="The log's key on record is"):
+        seal(open_store(), other, actor=ACTOR)
+
+
+def test_a_handing_over_that_the_key_before_did_not_sign_is_none(keys: Path) -> None:
+    own, other = read_log_key(keys), new_key(ORIGIN)
+
+    with pytest.raises(KeyUnavailable, match=f"key on record is {own.verifier.shown}".replace("+", r"\+")):
+        seal(open_store(), other, actor=ACTOR, announce=lambda _: [said("key.rotated", other.verifier, own.verifier)])
+
+    assert told("key.rotated", "checkpoint.signed") == []
+    assert seal_now()
+
+
+def test_a_loss_goes_to_who_signs_and_not_to_whom_somebody_named_before(keys: Path) -> None:
+    own = read_log_key(keys)
+    append(open_store(), sayings(own.verifier, new_key(ORIGIN).verifier)["lost and created"])
+    (keys / FILE).unlink()
+
+    replace_lost(settings(), "the disk is gone", tell=lambda event: None)
+
+    assert recorded_key(settings()) == read_log_key(keys).verifier
+    something()
+    assert seal_now()
+
+
+def test_no_run_can_speak_of_keys_and_checkpoints_as_the_log_does(keys: Path) -> None:
+    for type in ("key.rotated", "checkpoint.signed", "store.opened"):
+        with pytest.raises(UserError, match=f"{type} is what the record says of itself"):
+            recorder.record(type, StoreFacts(), subject="key/log")
+
+    assert told("key.rotated", "checkpoint.signed") == []
+
+
+def test_a_second_opening_without_an_origin_keeps_nobody_from_recording(keys: Path) -> None:
+    append(open_store(), [make_event("store.opened", StoreFacts(), source="t", subject="store", actor=ACTOR)])
+
+    assert initialise().origin == ORIGIN
 
 
 def test_keys_for_other_purposes_are_not_the_log_s(home: Path) -> None:

@@ -567,13 +567,13 @@ def test_tiles_of_another_past_under_our_checkpoint_are_found(store: AuditStore,
 def test_a_log_that_was_published_whole_by_somebody_else_is_not_believed(store: AuditStore, place: Path) -> None:
     grow_to(store, 5)
     put(store, place)
-    with pytest.raises(ProofRejected, match="signed by none of the keys"):
+    with pytest.raises(ProofRejected, match="No key of the log 'acme.* has signed the checkpoint"):
         recompute(str(place), [SigningKey(ORIGIN, b"\2" * 32).verifier])
 
 
 @pytest.mark.parametrize(
     "address",
-    ["nowhere", "", "http://127.0.0.1:1/log", "http://[::1", "https://", "nothing://x", "s3://a b/c", "s3://"],
+    ["nowhere", "", "http://127.0.0.1:1/log", "nothing://x", "s3://a b/c", "s3://"],
 )
 def test_where_no_log_is_published_is_told_in_a_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
@@ -583,6 +583,25 @@ def test_where_no_log_is_published_is_told_in_a_line(
         read_published(address)
     assert "\n" not in str(told.value)
     assert not list(tmp_path.iterdir())  # a folder that is not there is not made
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:99999/log", "http://xn--/", "http://[::1", "https://"])
+def test_what_is_no_web_address_is_said_to_be_none(address: str) -> None:
+    with pytest.raises(UserError, match="is none"):
+        read_published(address)
+
+
+@pytest.mark.parametrize("where", ["http://127.0.0.1:99999/", "http://xn--/", "file:///etc/passwd", "http://[::1", ""])
+def test_who_is_sent_to_what_is_no_address_says_so_in_a_line(where: str) -> None:
+    class Elsewhere(_Endless):
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", where)
+            self.end_headers()
+
+    with served(Elsewhere) as url, pytest.raises(PublicationUnavailable) as told:
+        read_published(url)
+    assert "\n" not in str(told.value)
 
 
 class _Endless(BaseHTTPRequestHandler):

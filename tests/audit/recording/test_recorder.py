@@ -41,7 +41,7 @@ def of_type(home: Path, type: str) -> list[dict[str, object]]:
 
 
 def test_the_first_event_makes_store_key_and_origin(home: Path) -> None:
-    recorder.record("key.created", KEY, subject="key/test")
+    recorder.append(an_event())
 
     types = [event.type for event in read.events(open_store(), newest_first=False)]
     assert types == ["key.created", "store.opened", "key.created", "key.created"]  # of mask and log, and the one given
