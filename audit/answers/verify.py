@@ -476,7 +476,9 @@ def _held_to_key(key: VerifierKey | None, log: Log, found: Findings) -> list[str
                 "since: get the new key in another way and name it with --key."
             )
             return []
-    return [f"key {key.shown} that you kept{'' if len(reigns) == 1 else f', handed over {len(reigns) - 1} times'}"]
+    turns = len(reigns) - 1
+    since = f", handed over {'once' if turns == 1 else f'{turns} times'} since" if turns else ""
+    return [f"key {key.shown} that you kept{since}"]
 
 
 def _held_to_anchors(anchors: Sequence[Held]) -> list[str]:

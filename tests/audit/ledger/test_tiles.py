@@ -567,7 +567,7 @@ def test_tiles_of_another_past_under_our_checkpoint_are_found(store: AuditStore,
 def test_a_log_that_was_published_whole_by_somebody_else_is_not_believed(store: AuditStore, place: Path) -> None:
     grow_to(store, 5)
     put(store, place)
-    with pytest.raises(ProofRejected, match="No key of the log 'acme.* has signed the checkpoint"):
+    with pytest.raises(ProofRejected, match=r"No key of the log 'acme.* has signed the checkpoint"):
         recompute(str(place), [SigningKey(ORIGIN, b"\2" * 32).verifier])
 
 
