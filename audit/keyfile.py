@@ -1,10 +1,11 @@
 """A key in a file that its owner alone may read: made once and whole, and refused where others could read it."""
 
+import fcntl
 import os
 import secrets
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from audit.errors import KeyUnavailable
@@ -65,10 +66,21 @@ def write_whole(path: Path, content: bytes, mode: int = 0o600, *, durably: bool 
 
 
 def rename_durably(path: Path, to: Path) -> None:
-    """Put a file in the place of another one; harmless if another process was first."""
-    with suppress(FileNotFoundError):
-        path.replace(to)
+    """Put a file in the place of another one."""
+    path.replace(to)
     _sync(to.parent)
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep others that ask for the same out of the folder. Raises KeyUnavailable if it cannot be made or read."""
+    with _in_private_folder(folder / "lock"):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

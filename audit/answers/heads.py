@@ -289,7 +289,8 @@ def _believed(
     roots: Sequence["Certificate"],
     witnesses: Sequence[VerifierKey],
 ) -> Held:
-    from audit.ledger.anchors import check_cosignature, check_timestamp
+    from audit.ledger.timestamps import check_timestamp
+    from audit.ledger.witnesses import check_cosignature
 
     if kind == b"timestamp":
         return Held(size, None, check_timestamp(evidence, note, roots))

@@ -16,7 +16,6 @@ from audit.answers.checks import Envelope, payload_fault, read_envelope, shape_f
 from audit.answers.verdict import Fault, Verdict
 from audit.errors import AuthorityUnknown, CouldNotTell, InconsistentTree, ProofRejected, UserError
 from audit.events.canonical import canonical
-from audit.ledger.anchors import check_timestamp, read_roots
 from audit.ledger.note import (
     Checkpoint,
     Note,
@@ -27,6 +26,7 @@ from audit.ledger.note import (
     verified,
     with_cosignatures,
 )
+from audit.ledger.timestamps import check_timestamp, read_roots
 from audit.ledger.tree import leaf_hash
 from audit.store.ledger import SealedEvent
 

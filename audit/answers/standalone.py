@@ -596,7 +596,10 @@ def main() -> int:
 def key_given(asked: str, kind: int) -> Key:
     """From a file, or as it was typed."""
     try:
-        key = parse_key(Path(asked).read_text("utf-8") if Path(asked).is_file() else asked)
+        text = Path(asked).read_text("utf-8") if Path(asked).is_file() else asked
+        if "\n" in text.strip():
+            raise CannotTell(f"{asked} names several keys: give the one that you know the log by.")
+        key = parse_key(text)
     except (DoesNotHold, ValueError) as bad:
         raise CannotTell(f"{asked}: {bad}") from None
     if key.kind != kind:

@@ -266,7 +266,7 @@ def _roots(file: Path | None) -> "list[Certificate]":
     """Raises CouldNotTell if the file holds none."""
     if file is None:
         return []
-    from audit.ledger.anchors import read_roots
+    from audit.ledger.timestamps import read_roots
 
     try:
         return read_roots(file)

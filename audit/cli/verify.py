@@ -181,7 +181,7 @@ def _of_store(path: Path | None, trusted: _Trusted, published: Sequence[str], si
 
 def _with_settings(trusted: _Trusted) -> _Trusted:
     """Whom this machine's settings name, where the options name nobody."""
-    from audit.ledger.anchors import read_witnesses
+    from audit.ledger.witnesses import read_witnesses
 
     where = settings()
     named = [one.key for one in read_witnesses(where.witnesses)] if where.witnesses else []

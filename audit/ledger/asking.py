@@ -6,6 +6,7 @@ Addresses may hold passwords: they go out as basic authentication, and are named
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from audit.errors import AnchorRefused, AnchorUnavailable, AuditError, UserError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 20.0  # for one answer, all of it
 MAX_ANSWER = 1 << 16  # bytes; a time stamp with its chain of certificates has 3 to 10 thousand
 LAST_PORT = 65_535
+MAX_FILE = 1 << 20  # bytes of roots or of witnesses; a system's whole store of roots has a quarter of that
 CHECK = "Check its address, and that it is one."
 LATER = "Try again later."
 
@@ -60,6 +62,18 @@ def shown(url: str) -> str:
 
     parsed = httpx.URL(url)
     return f"{parsed.scheme}://{parsed.netloc.decode()}"
+
+
+def content_of(path: Path) -> bytes:
+    """A file that names whom to ask or to believe. Raises UserError if it cannot be read or is too long."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE + 1)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+    if len(content) > MAX_FILE:
+        raise UserError(f"{path} has more than {MAX_FILE:,} bytes.")
+    return content
 
 
 def line_of(error: Exception) -> str:

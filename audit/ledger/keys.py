@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.errors import KeyUnavailable, ProofRejected, UserError
-from audit.keyfile import put, read_if_there, read_private, rename_durably
+from audit.keyfile import alone_in, put, read_if_there, read_private, rename_durably
 from audit.store.read import Recorded
 
 if TYPE_CHECKING:  # it imports cryptography, for which `audit status` should not wait
@@ -53,7 +53,8 @@ def first_key(folder: Path, origin: str) -> "SigningKey":
 
 def put_next(folder: Path, key: "SigningKey") -> None:
     """Have a key wait in `folder` to be put on record. Raises KeyUnavailable if it cannot be written."""
-    put(folder / NEXT, written(key))
+    with alone_in(folder):
+        put(folder / NEXT, written(key))
 
 
 def log_key(folder: Path, recorded: "Callable[[], VerifierKey | None]") -> "SigningKey | None":
@@ -61,11 +62,13 @@ def log_key(folder: Path, recorded: "Callable[[], VerifierKey | None]") -> "Sign
 
     `recorded` is the log's key on record. It is asked only where a key waits, which takes its place if it is the one.
     """
-    waiting = key_in(folder / NEXT)
-    if waiting and waiting.verifier == recorded():
-        with suppress(OSError):  # who may not write here leaves it to the next one
-            rename_durably(folder / NEXT, folder / FILE)
-        return waiting
+    if (folder / NEXT).exists():
+        with alone_in(folder):  # else another one's next key may lie there by the time this one is moved
+            waiting = key_in(folder / NEXT)
+            if waiting and waiting.verifier == recorded():
+                with suppress(OSError):  # who may not write here leaves it to the next one
+                    rename_durably(folder / NEXT, folder / FILE)
+                return waiting
     return key_in(folder / FILE)
 
 

@@ -39,6 +39,17 @@ def test_a_checkpoint_says_it_was_signed_before_the_one_before_it(victim: Victim
     assert "the clock was moved back" in faults(victim)
 
 
+def test_the_time_of_the_last_checkpoint_is_no_time(victim: Victim) -> None:
+    """What tells of the last one is itself not sealed yet."""
+    with owner(victim.database) as db:
+        told = past(db)
+        at = told.at("checkpoint.signed", len(SIZES) - 1)
+        told.events[at] = told.events[at].with_(time="soon")
+        write_anew(db, told, signers=None)
+
+    assert "time is 'soon'" in faults(victim)
+
+
 def test_a_machines_clock_runs_a_year_ahead(victim: Victim) -> None:
     """Its own times fit together; the authority's does not fit to them."""
     with owner(victim.database) as db:

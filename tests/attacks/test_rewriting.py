@@ -20,7 +20,7 @@ from audit.store.append import append
 from audit.store.engine import close_stores
 from tests.anchoring import witnessing
 from tests.attacks.forging import ORIGIN, Past, owner, past, write_anew
-from tests.attacks.victim import SIZES, Victim, verdict, work
+from tests.attacks.victim import SIZES, Victim, faults, verdict, work
 
 FORGED = ["with_the_real_keys", "with_a_key_of_their_own"]
 Audit = Callable[..., int]
@@ -178,6 +178,19 @@ def test_the_log_is_cut_back_to_an_earlier_checkpoint(victim: Victim, audit: Aud
     assert audit(victim.home, "verify") == 1
     with pytest.raises(InconsistentTree, match="older copy"):
         continued(victim)
+
+
+def test_the_end_is_cut_off_and_its_checkpoint_stays(victim: Victim) -> None:
+    with owner(victim.database) as db:
+        for table, column in (
+            ("anchor", "event_seq"),
+            ("leaf", "event_seq"),
+            ("payload", "event_seq"),
+            ("event", "seq"),
+        ):
+            db.execute(f"DELETE FROM {table} WHERE {column} > ?", (SIZES[4] - 10,))
+
+    assert f"checkpoint of size {SIZES[4]}: the tree has {SIZES[4] - 10} leaves: the log was cut back" in faults(victim)
 
 
 def test_the_last_checkpoint_is_taken_back(victim: Victim) -> None:

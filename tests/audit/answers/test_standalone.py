@@ -4,6 +4,8 @@ import io
 import secrets
 import shutil
 import stat
+import subprocess
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -85,6 +87,22 @@ def test_another_log_under_the_same_name_is_not_what_was_kept(log: Log, bundle: 
             assert verified(handed, kept=[damaged]).answer == "could not tell"
     later = str(signed(Checkpoint(ORIGIN, head.size + 1, head.root).text, [log.keys[1]]))
     assert verified(bundle, kept=[later]).answer == "could not tell"
+
+
+def test_keys_can_be_named_by_file_and_several_are_none(log: Log, proof: Path, tmp_path: Path) -> None:
+    def asked(*words: str) -> tuple[int, str]:
+        command = [sys.executable, "-I", str(proof / "verify.py"), str(proof), *words]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+        assert done.stderr == ""
+        return done.returncode, done.stdout
+
+    (tmp_path / "key").write_text(f"{log.key}\n")
+    (tmp_path / "damaged").write_text("key")
+    assert asked("--key", "key")[0] == 0
+    for words in (("--key", str(proof / "log.vkey")), ("--key", "damaged"), ("--key", str(log.witness_key))):
+        assert asked(*words)[0] == 2
+    for words in (("--witness", str(log.key)), ("--checkpoint", "none"), ("--key", "none")):
+        assert asked(*words)[0] == 2
 
 
 # A bundle, bent.

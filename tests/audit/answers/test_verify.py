@@ -179,6 +179,46 @@ def test_an_envelope_that_was_changed_with_its_columns_is_not_the_sealed_one(log
     assert "not the one that was sealed" in faults(verify(log.store))[log.about(42)]
 
 
+@pytest.mark.parametrize(
+    ("statement", "about", "what"),
+    [
+        ("DELETE FROM leaf WHERE idx = 41", "event", "has no leaf"),
+        ("UPDATE leaf SET hash = CAST(hash AS TEXT) WHERE idx = 41", "leaf 41", "not kept as 32 bytes"),
+        ("UPDATE leaf SET hash = zeroblob(32) WHERE idx = 41", "event", "not the one that was sealed"),
+        ("UPDATE leaf SET event_seq = 1000 WHERE idx = 41", "leaf 41", "event_seq is 1000, not 42"),
+        ("DELETE FROM event WHERE seq = 42", "leaf 41", "its event is missing"),
+        ("UPDATE event SET seq = 1000 WHERE seq = 42", "event at seq 539 to 999", "is missing"),
+        ("DELETE FROM payload WHERE event_seq = 42", "event", "its payload is missing"),
+        (
+            "UPDATE payload SET event_seq = 1000 WHERE event_seq = 42",
+            "payload at event_seq 1000",
+            "belongs to no event",
+        ),
+        ("UPDATE payload SET salt = CAST(salt AS TEXT) WHERE event_seq = 42", "event", "not kept as it was"),
+        ("UPDATE payload SET salt = x'00' WHERE event_seq = 42", "event", "salt has 1 bytes"),
+        ("UPDATE node SET hash = zeroblob(32) WHERE idx = 1", "node 1 of level 8", "not the one that the leaves imply"),
+        ("UPDATE node SET hash = CAST(hash AS TEXT) WHERE idx = 1", "node 1 of level 8", "not the one"),
+        ("DELETE FROM node WHERE idx = 1", "node 1 of level 8", "is missing"),
+        ("INSERT INTO node VALUES (16, 0, zeroblob(32))", "node 0 of level 16", "put in"),
+        ("DELETE FROM checkpoint WHERE size = 533", "checkpoint of size 533", "it was removed"),
+        (
+            "UPDATE checkpoint SET note = CAST(note AS BLOB) WHERE size = 300",
+            "checkpoint of size 300",
+            "not kept as TEXT",
+        ),
+        ("UPDATE checkpoint SET size = 299 WHERE size = 300", "checkpoint of size 299", "its note is of size 300"),
+        ("DELETE FROM leaf WHERE idx = 532", "tree", "has 532 leaves, its last checkpoint is of size 533"),
+        ("INSERT INTO anchor VALUES (42, 300, 'timestamp', x'00')", "anchor at event_seq 42", "put in"),
+        ("INSERT INTO withdrawal VALUES (42, 43)", "event", "not permitted"),
+    ],
+)
+def test_each_row_that_is_not_as_it_was_is_named(log: Log, statement: str, about: str, what: str) -> None:
+    named = log.about(42) if about == "event" else about
+    log.change(statement)
+
+    assert what in " ".join(fault.what for fault in verify(log.store).faults if fault.about == named)
+
+
 def test_no_more_faults_are_listed_than_people_read_and_the_others_are_counted(log: Log) -> None:
     log.change("UPDATE event SET severity = 'debug' WHERE seq <= 250")
 

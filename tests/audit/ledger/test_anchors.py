@@ -36,10 +36,12 @@ from audit.events.canonical import digest_of, timestamp
 from audit.events.event import Event, make_event
 from audit.events.payloads import KeyFacts
 from audit.ledger import anchors, asking
-from audit.ledger.anchors import anchor, check_cosignature, check_timestamp, read_roots, read_witnesses
+from audit.ledger.anchors import anchor
 from audit.ledger.keys import read_log_key
 from audit.ledger.note import Note, Signature, SigningKey, VerifierKey, cosignature, parse_note, signed
 from audit.ledger.sealer import seal
+from audit.ledger.timestamps import check_timestamp, read_roots
+from audit.ledger.witnesses import check_cosignature, read_witnesses
 from audit.recording.initialise import initialise
 from audit.store import read
 from audit.store.append import append

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,17 @@ import pytest
 from audit.errors import KeyUnavailable, UserError
 from audit.events.event import Event, make_event
 from audit.events.payloads import KeyFacts, StoreFacts
-from audit.ledger.keys import FILE, NEXT, current_key, keys_on_record, new_key, put_next, read_log_key, written
+from audit.ledger.keys import (
+    FILE,
+    NEXT,
+    current_key,
+    keys_on_record,
+    log_key,
+    new_key,
+    put_next,
+    read_log_key,
+    written,
+)
 from audit.ledger.note import SigningKey, VerifierKey, parse_note, verified
 from audit.ledger.sealer import BATCH, KEPT, Sealed, seal
 from audit.privacy.mask_key import create_mask_key
@@ -306,6 +317,22 @@ def test_a_rotation_that_died_once_it_was_on_record_is_brought_to_its_end(keys: 
     assert not (keys / NEXT).exists()
 
 
+def test_while_a_key_takes_its_place_no_other_one_is_put_in_its_way(keys: Path) -> None:
+    put_next(keys, new := new_key(ORIGIN))
+    later = new_key(ORIGIN)
+    another = threading.Thread(target=put_next, args=(keys, later))
+
+    def recorded() -> VerifierKey:
+        another.start()
+        another.join(0.3)  # it has to wait
+        return new.verifier
+
+    assert log_key(keys, recorded) == new
+    another.join(10)
+    assert read_log_key(keys) == new
+    assert (keys / NEXT).read_bytes() == written(later)
+
+
 def rotate_for_ever() -> None:
     while True:
         rotate(settings(), tell=lambda event: None)
@@ -317,7 +344,7 @@ def test_whenever_a_rotation_is_killed_the_key_on_record_is_here(keys: Path, kil
     for _ in range(kills):
         process = FORK.Process(target=rotate_for_ever)
         process.start()
-        time.sleep(chance.uniform(0.01, 0.1))
+        time.sleep(chance.uniform(0.05, 0.5))  # the first rotation of a process may take a quarter of a second
         assert process.pid
         os.kill(process.pid, signal.SIGKILL)
         process.join()
