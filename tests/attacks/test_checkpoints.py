@@ -128,6 +128,7 @@ def test_a_node_is_removed(victim: Victim, idx: int) -> None:
 
 
 @pytest.mark.parametrize("nth", range(4))
+@pytest.mark.usefixtures("stamped")
 def test_an_anchor_is_removed(victim: Victim, nth: int) -> None:
     with owner(victim.database) as db:
         db.execute("DELETE FROM anchor WHERE event_seq = (SELECT event_seq FROM anchor LIMIT 1 OFFSET ?)", (nth,))
@@ -136,6 +137,7 @@ def test_an_anchor_is_removed(victim: Victim, nth: int) -> None:
 
 
 @pytest.mark.parametrize("columns", [["evidence"], ["size", "evidence"], ["size"], ["kind", "evidence"]], ids="+".join)
+@pytest.mark.usefixtures("stamped")
 def test_two_anchors_are_exchanged(victim: Victim, columns: list[str]) -> None:
     with owner(victim.database) as db:
         first, _, alike, unlike = rows(db, "anchor")

@@ -134,6 +134,7 @@ def test_what_was_published_shows_it_and_nothing_more_is_published(victim: Victi
         publish(store, place, actor="p:publisher")
 
 
+@pytest.mark.usefixtures("stamped")
 def test_evidence_of_others_that_is_left_in_place_does_not_fit(victim: Victim) -> None:
     with owner(victim.database) as db:
         write_anew(db, bent(past(db)), victim.signers)
