@@ -191,7 +191,7 @@ def _written(
             "made_by": by,
         }
         if not complete:
-            manifest["part"] = "; ".join(f"{name}: {value}" for name, value in asdict(part).items() if value)
+            manifest["part"] = _in_words(part)
         _put(archive, MANIFEST, [canonical(manifest) + b"\n"])
     if not counted["event"]:
         raise NotFound("No sealed event is so.", hint="See `audit events`; `audit seal` seals what waits.")
@@ -205,6 +205,14 @@ def _written(
         checkpoints=counted["checkpoint"],
         anchors=counted["anchor"],
     )
+
+
+def _in_words(part: Part) -> str:
+    """`run 0199…; types drift.*, model.*`"""
+    chosen = (
+        (name, value if isinstance(value, str) else ", ".join(value)) for name, value in asdict(part).items() if value
+    )
+    return "; ".join(f"{name} {value}" for name, value in chosen)
 
 
 def _put(archive: zipfile.ZipFile, name: str, parts: Iterable[bytes]) -> None:
@@ -537,8 +545,8 @@ def _text(archive: zipfile.ZipFile, name: str) -> str:
 def _lines(archive: zipfile.ZipFile, name: str, *allowed: outside.Fields) -> Iterator[tuple[str, dict[str, Any]]]:
     """What to call each line of a member, and its fields. Raises ProofRejected."""
     with archive.open(name) as packed, io.BufferedReader(packed) as stream:  # type: ignore[type-var]  # it reads into
-        for nth, line in enumerate(iter(lambda: stream.readline(outside.PAYLOAD_BYTES + 1), b""), 1):
+        for nth, line in enumerate(iter(lambda: stream.readline(outside.PAYLOAD_BYTES), b""), 1):
             what = f"{name}, line {nth}"
-            if not line.endswith(b"\n") or len(line) > outside.PAYLOAD_BYTES:
+            if not line.endswith(b"\n"):
                 raise ProofRejected(f"{what} is cut short, or has more than {outside.PAYLOAD_BYTES:,} bytes.")
             yield what, outside.strict_object(outside.utf8(line[:-1], what), what, *allowed)

@@ -411,9 +411,9 @@ def member(archive: zipfile.ZipFile, name: str) -> str:
 def lines_of(archive: zipfile.ZipFile, name: str, *allowed: dict[str, type]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What to call each line of a member, and its fields."""
     with archive.open(name) as packed, io.BufferedReader(packed) as stream:  # type: ignore[type-var]
-        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), 1):
+        for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE), b""), 1):
             what = f"{name}, line {number}"
-            if not line.endswith(b"\n") or len(line) > MAX_LINE:
+            if not line.endswith(b"\n"):
                 raise DoesNotHold(f"{what} is cut short, or has more than {MAX_LINE} bytes.")
             yield what, parse_json(utf8(line[:-1], what), what, *allowed)
 

@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from typing import TYPE_CHECKING
 
 from audit.errors import ProofRejected, UserError
+
+if TYPE_CHECKING:  # `audit status` names keys and checks no signature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ED25519 = 0x01
 COSIGNATURE = 0x04  # a time stamped Ed25519 cosignature over a checkpoint
@@ -72,7 +73,9 @@ class SigningKey:
         return f"{_PRIVATE}{self.verifier.shown}+{base64.b64encode(bytes([ED25519]) + self.seed).decode()}"
 
     @property
-    def _private(self) -> Ed25519PrivateKey:
+    def _private(self) -> "Ed25519PrivateKey":
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         return Ed25519PrivateKey.from_private_bytes(self.seed)
 
     def signature(self, text: str) -> bytes:
@@ -253,6 +256,9 @@ def _signature(line: str) -> Signature:
 
 
 def _check(text: str, signature: Signature, key: VerifierKey) -> None:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
     value, message = signature.value, text
     if key.kind == COSIGNATURE:
         value, message = signature.value[8:], _cosigned(text, cosigned_at(signature))

@@ -10,9 +10,11 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from audit import record
 from audit.events.canonical import timestamp
-from audit.events.payloads import AlertFacts, ApprovalFacts, KeyFacts, Used
+from audit.events.event import make_event
+from audit.events.payloads import AlertFacts, ApprovalFacts, StoreFacts, Used
 from audit.ledger.keys import read_log_key
 from audit.ledger.note import Checkpoint, SigningKey, signed
+from audit.recording import recorder
 from audit.recording.initialise import initialise
 from audit.settings import settings
 from audit.spec.model import Spec
@@ -43,6 +45,10 @@ def about(home: Path, loan_spec: Spec) -> Iterator[Subject]:
     initialise()
     with temporary_settings(restore_defaults={PREFECT_API_URL}):  # another test's server may be running
         yield Subject(loan_spec, 0.0, datetime.now(UTC))
+
+
+def something_happens() -> None:
+    recorder.append(make_event("store.spooled", StoreFacts(), source="test", subject="store", actor="p:test"))
 
 
 def test_a_healthy_store_with_an_empty_spool_and_room_is_in_order(about: Subject) -> None:
@@ -78,7 +84,7 @@ def test_a_store_that_is_away_stops_no_other_check(home: Path, about: Subject) -
 def test_what_waits_in_the_spool_is_brought_home(home: Path, about: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audit.recording.recorder.RETRY_SECONDS", 0)
     break_store(home)
-    record("key.created", KeyFacts(purpose="test", fingerprint="f"), subject="key/test")
+    something_happens()
     assert spool_is_empty(about).verdict == "not in order"
     mend_store(home)
     assert spool_is_empty(about).detail == "2 events brought home"  # store.spooled with it
@@ -100,7 +106,7 @@ def test_what_nobody_seals_is_found_after_an_hour(home: Path, about: Subject) ->
 
 def test_a_log_that_cannot_be_sealed_says_why(home: Path, about: Subject) -> None:
     record_is_sealed(about)
-    record("key.created", KeyFacts(purpose="test", fingerprint="f"), subject="key/test")
+    something_happens()
     with sqlite3.connect(home / "audit.db") as database:
         database.execute("DROP TRIGGER leaf_no_update")
         database.execute("UPDATE leaf SET hash = zeroblob(32) WHERE idx = 1")
@@ -130,7 +136,7 @@ def test_who_is_named_vouches_for_the_newest_checkpoint(
     assert checkpoint_is_anchored(about).detail == "2 of 2 vouch for the checkpoint of size 3"
     authority.instead = replies(503)
     assert checkpoint_is_anchored(about).verdict == "in order"  # the stamp is on record
-    record("key.created", KeyFacts(purpose="test", fingerprint="f"), subject="key/test")
+    something_happens()
     record_is_sealed(about)
     away = checkpoint_is_anchored(about)
     assert (away.verdict, away.calls) == ("not in order", True)

@@ -86,6 +86,7 @@ def test_a_part_has_what_was_chosen(chosen: dict[str, Any], log: Log, bundle: Pa
     permits = [12] if WITHDRAWN in expected else []
     path = log.bundle(tmp_path / "part.zip", part=part)
     assert leaves(path) == sorted({*expected, *permits})
+    assert next(iter(chosen)) in lines(members(path)["manifest.json"])[0]["part"]
     assert verified(path, key=log.key).answer == "held"
 
 

@@ -291,6 +291,17 @@ def test_a_witness_that_cosigned_twice_stands_there_once(store: AuditStore, plac
     ]
 
 
+def test_a_witness_alone_does_not_make_a_published_log_believed(store: AuditStore, place: Path) -> None:
+    grow_to(store, 5)
+    put(store, place)
+    witness = SigningKey("witness.example/w1", b"\3" * 32)
+    cosign(store, witness, 5, (place / "checkpoints" / "5").read_text())
+    put(store, place)
+
+    with pytest.raises(ProofRejected, match="No key of the log"):
+        recompute(str(place), [VerifierKey(witness.name, COSIGNATURE, witness.verifier.public)])
+
+
 def cosign(store: AuditStore, witness: SigningKey, size: int, written: str, at: int = 1_795_000_000) -> None:
     file_anchor(store, size, str(cosignature(witness, parse_note(written).text, at)).encode())
 
