@@ -95,9 +95,11 @@ def check_checkpoints(log: Log, rows: Sequence[Row], found: Findings) -> dict[in
         root = log.roots.get(size)
         if root is not None and root != head.root:
             apart.append(size)
-        elif root is None and size > log.size:
+        elif size > log.size:
             found.fault_of_whole(about, f"the tree has {log.size} leaves: the log was cut back")
-        else:
+        elif root is None and not log.hole:
+            found.fault_of_whole(about, "there are not as many events as it seals")
+        elif root is not None:
             notes[size] = str(note)
         _demand_told(tellers, note, head, previous, found)
     if apart:

@@ -10,14 +10,11 @@ import secrets
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from audit.errors import KeyUnavailable, ProofRejected, UserError
 from audit.keyfile import alone_in, put, read_if_there, read_private, rename_durably
+from audit.ledger.note import SigningKey, VerifierKey, parse_key, parse_note, parse_signing_key, verified
 from audit.store.read import Recorded
-
-if TYPE_CHECKING:  # it imports cryptography, for which `audit status` should not wait
-    from audit.ledger.note import SigningKey, VerifierKey
 
 FILE = "log.key"
 NEXT = "log.key.next"
@@ -27,19 +24,17 @@ KeyEvent = tuple[Recorded, str | None]  # and the note of the first checkpoint t
 _TEXT = re.compile(r"PRIVATE\+KEY\+([^\s+]+\+[0-9a-f]{8})\+[A-Za-z0-9+/=]+")
 
 
-def new_key(origin: str) -> "SigningKey":
+def new_key(origin: str) -> SigningKey:
     """A key for the log of this origin, which nobody has yet."""
-    from audit.ledger.note import SigningKey
-
     return SigningKey(origin, secrets.token_bytes(SEED_BYTES))
 
 
-def written(key: "SigningKey") -> bytes:
+def written(key: SigningKey) -> bytes:
     """The key as its file has it: Go's signer key, a line."""
     return f"{key.encoded}\n".encode()
 
 
-def first_key(folder: Path, origin: str) -> "SigningKey":
+def first_key(folder: Path, origin: str) -> SigningKey:
     """The key that lies in `folder`, else a new one that waits there to be put on record.
 
     Raises KeyUnavailable if the one that lies there is another log's.
@@ -51,13 +46,13 @@ def first_key(folder: Path, origin: str) -> "SigningKey":
     return made
 
 
-def put_next(folder: Path, key: "SigningKey") -> None:
+def put_next(folder: Path, key: SigningKey) -> None:
     """Have a key wait in `folder` to be put on record. Raises KeyUnavailable if it cannot be written."""
     with alone_in(folder):
         put(folder / NEXT, written(key))
 
 
-def log_key(folder: Path, recorded: "Callable[[], VerifierKey | None]") -> "SigningKey | None":
+def log_key(folder: Path, recorded: Callable[[], VerifierKey | None]) -> SigningKey | None:
     """The key in `folder`; None if there is none. Raises KeyUnavailable if it is open to others or no key.
 
     `recorded` is the log's key on record. It is asked only where a key waits, which takes its place if it is the one.
@@ -72,21 +67,19 @@ def log_key(folder: Path, recorded: "Callable[[], VerifierKey | None]") -> "Sign
     return key_in(folder / FILE)
 
 
-def read_log_key(folder: Path) -> "SigningKey":
+def read_log_key(folder: Path) -> SigningKey:
     """The key in `folder`. Raises KeyUnavailable if it is missing, open to others or no key."""
     return decoded(read_private(folder / FILE).decode(errors="replace"), str(folder / FILE))
 
 
-def key_in(path: Path) -> "SigningKey | None":
+def key_in(path: Path) -> SigningKey | None:
     """The key in a file; None if there is no file. Raises KeyUnavailable if it is open to others or no key."""
     content = read_if_there(path)
     return None if content is None else decoded(content.decode(errors="replace"), str(path))
 
 
-def decoded(text: str, place: str) -> "SigningKey":
+def decoded(text: str, place: str) -> SigningKey:
     """The key that `place` holds. Raises KeyUnavailable if it is none."""
-    from audit.ledger.note import parse_signing_key
-
     try:
         return parse_signing_key(text.strip())
     except UserError as damaged:
@@ -99,7 +92,7 @@ def claimed(text: str) -> str | None:
     return found[1] if found else None
 
 
-def demand_name(key: "SigningKey", origin: str, place: str) -> None:
+def demand_name(key: SigningKey, origin: str, place: str) -> None:
     """Raises KeyUnavailable if `key` is not for the log of this origin."""
     if key.name != origin:
         raise KeyUnavailable(
@@ -108,13 +101,13 @@ def demand_name(key: "SigningKey", origin: str, place: str) -> None:
         )
 
 
-def current_key(told: Iterable[KeyEvent]) -> "VerifierKey | None":
+def current_key(told: Iterable[KeyEvent]) -> VerifierKey | None:
     """The log's key after these key.* events, the oldest first; None before the first."""
     keys = keys_on_record(told)
     return keys[-1] if keys else None
 
 
-def keys_on_record(told: Iterable[KeyEvent]) -> "list[VerifierKey]":
+def keys_on_record(told: Iterable[KeyEvent]) -> list[VerifierKey]:
     """Every key that was the log's, the oldest first.
 
     Whoever can write events can say that the key is another one. The first one is believed. One that takes over is if
@@ -136,20 +129,16 @@ def keys_on_record(told: Iterable[KeyEvent]) -> "list[VerifierKey]":
     return found
 
 
-def _key_named(event: Recorded) -> "VerifierKey | None":
+def _key_named(event: Recorded) -> VerifierKey | None:
     """The log's key that an event is about; None if it is about none."""
-    from audit.ledger.note import parse_key
-
     try:
         return parse_key(str(event.payload.get("vkey"))) if event.payload.get("purpose") == PURPOSE else None
     except UserError:
         return None
 
 
-def _signers(note: str | None, keys: "Iterable[VerifierKey]") -> "set[VerifierKey]":
+def _signers(note: str | None, keys: Iterable[VerifierKey]) -> set[VerifierKey]:
     """Those of `keys` that signed a note; none if one of the signatures is not its own."""
-    from audit.ledger.note import parse_note, verified
-
     try:
         return set(verified(parse_note(note), keys)) if isinstance(note, str) else set()
     except ProofRejected:

@@ -188,6 +188,8 @@ def test_an_envelope_that_was_changed_with_its_columns_is_not_the_sealed_one(log
         ("UPDATE leaf SET event_seq = 1000 WHERE idx = 41", "leaf 41", "event_seq is 1000, not 42"),
         ("DELETE FROM event WHERE seq = 42", "leaf 41", "its event is missing"),
         ("UPDATE event SET seq = 1000 WHERE seq = 42", "event at seq 539 to 999", "is missing"),
+        ("DELETE FROM event WHERE seq >= 500", "leaf 499", "its event is missing"),
+        ("DELETE FROM event WHERE seq >= 500", "leaf 532", "its event is missing"),
         ("DELETE FROM payload WHERE event_seq = 42", "event", "its payload is missing"),
         (
             "UPDATE payload SET event_seq = 1000 WHERE event_seq = 42",
