@@ -25,7 +25,7 @@ from audit.events.event import ENVELOPE_KEYS, Event, make_event, uuid7
 from audit.events.payloads import RunState
 from audit.ledger import tree
 from audit.ledger.keys import read_log_key
-from audit.ledger.sealer import BATCH, reader, seal
+from audit.ledger.sealer import BATCH, KEPT, reader, seal
 from audit.recording.initialise import initialise
 from audit.settings import Settings
 from audit.store.append import append
@@ -142,7 +142,8 @@ def _seal(db: Path) -> float:
 def _seal_ten(db: Path) -> float:
     store, key = _store(db), read_log_key(_where(db.parent).keys_path)
     append(store, [_event() for _ in range(10)])
-    return _timed(lambda: seal(store, key, actor=ACTOR))
+    kept = _where(db.parent).keys_path / KEPT
+    return _timed(lambda: seal(store, key, actor=ACTOR, kept=kept))
 
 
 def _prove(store: AuditStore, index: int) -> float:
