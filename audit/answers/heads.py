@@ -240,7 +240,10 @@ def _demand_signed(log: Log, note: Note, head: Checkpoint, size: int, previous: 
 
 def _demand_told(tellers: Sequence[Told], note: Note, head: Checkpoint, previous: int, found: Findings) -> None:
     if not tellers:
-        found.fault_of_whole(f"checkpoint of size {head.size}", "no checkpoint.signed event tells of it: it was put in")
+        found.fault_of_whole(
+            f"checkpoint of size {head.size}",
+            "no checkpoint.signed event tells of it: it was put in, or that event was removed",
+        )
     for surplus in tellers[1:]:
         found.fault_of_whole(surplus.about, f"is a second one about the checkpoint of size {head.size}")
     expected = {
@@ -263,7 +266,7 @@ def _demand_told(tellers: Sequence[Told], note: Note, head: Checkpoint, previous
 
 def _tell_apart(apart: Sequence[int], notes: Mapping[int, str], log: Log, found: Findings) -> None:
     good = max([size for size in notes if size < apart[0]], default=log.since)
-    further = f" Nor is that of {len(apart) - 1} later ones." if len(apart) > 1 else ""
+    further = f" Nor is that of later ones ({len(apart) - 1})." if len(apart) > 1 else ""
     found.fault_of_whole(
         f"checkpoint of size {apart[0]}",
         f"its root is not that of the tree: among leaves {good} to {apart[0] - 1} something was changed, removed, "

@@ -31,6 +31,8 @@ WITHDRAWING = ("privacy.erased", "retention.expired")
 BEFORE = (*KEY_TYPES, OPENED)  # types of the few events that a resumed reading needs of what it does not read
 MOST_SAID = 3  # lines about damage, which has no end
 LEVELS = range(0, 64, tree.TILE_HEIGHT)
+OTHER_ROOT = "the store's tree of this size has another root: the log was rewritten, or this is one of two"
+UNDER_IT = "it is the store's own too, but the tree under it is another: sealed events were changed"
 TOLD = frozenset(type.encode() for type in (*BEFORE, SIGNED, ANCHORED))
 
 
@@ -118,7 +120,7 @@ def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> V
         anchors=len(anchors),
         artifacts=len(walk.addresses),
         held_to=(
-            *_held_to_checkpoints(connection, kept, asked.key, log, found),
+            *_held_to_checkpoints(connection, kept, asked.key, log, rows, found),
             *_held_to_key(asked.key, log, found),
             *_held_to_anchors(anchors),
         ),
@@ -131,8 +133,8 @@ def _as_defined(connection: sqlite3.Connection, found: Findings) -> bool:
     odd = evidence.oddities(connection)
     if guards := [one.name for one in odd if one.kind == "trigger"]:
         found.notes.append(
-            f"The triggers that refuse changes are not as they were made: {', '.join(guards)}. Changes were possible; "
-            "this reading would have shown them."
+            f"The triggers that refuse changes are not as they were made ({len(guards)}, such as {min(guards)}). Changes "
+            "were possible; what is read here would show them."
         )
     for one in (one for one in odd if one.kind != "trigger"):
         if one.how == "changed" or (one.how == "missing" and one.kind != "index"):
@@ -381,16 +383,20 @@ def _look_at_artifacts(addresses: set[bytes], again: bool, found: Findings) -> N
         where = f"there is no folder {folder}" if url else "AUDIT_HOME is not set"
         (found.unknown if again else found.notes).append(f"Artifacts ({len(addresses)}) were not looked at: {where}.")
         return
-    missing = []
+    missing, differing = [], 0
     for digest in sorted(addresses):
         address = f"{blobs.SCHEME}{digest.decode()}"
         if again:
             stored = blobs.stored_digest(address)
             if stored is not None and stored != digest.decode():
                 found.fault(address, f"differs: its bytes have SHA-256 {stored}")
+                differing += 1
             missing += [address] if stored is None else []
         elif folder is not None and blobs.local_path(address) is None:
             missing.append(address)
+    if again:
+        whole = len(addresses) - len(missing) - differing
+        found.notes.append(f"{whole} of {len(addresses)} artifacts were hashed again and are what was recorded.")
     if missing:
         (found.unknown if again else found.notes).append(
             f"Missing under {shown(url)}: {len(missing)} of {len(addresses)} artifacts, the first {missing[0]}."
@@ -420,9 +426,15 @@ def _remark(walk: Walk, asked: Asked, anchors: Sequence[Held], found: Findings) 
 
 
 def _held_to_checkpoints(
-    connection: sqlite3.Connection, kept: Sequence[Kept], key: VerifierKey | None, log: Log, found: Findings
+    connection: sqlite3.Connection,
+    kept: Sequence[Kept],
+    key: VerifierKey | None,
+    log: Log,
+    rows: Sequence[evidence.Row],
+    found: Findings,
 ) -> list[str]:
     held: list[str] = []
+    stored = {size: written for size, written, _ in rows}
     for one in kept:
         size = one.head.size
         try:
@@ -431,6 +443,8 @@ def _held_to_checkpoints(
             found.unknown.append(f"The {one.about} is not as it was signed: {bad.what}")
             continue
         if wrong := _departs(connection, one.head, log, by):
+            if wrong == OTHER_ROOT and stored.get(size) == str(one.note).encode():
+                wrong = UNDER_IT  # whoever did this had no need of the key
             found.fault_of_whole(one.about, wrong)
         elif size in log.roots or size < log.since:
             at = log.signed_at(size)
@@ -452,7 +466,7 @@ def _departs(connection: sqlite3.Connection, head: Checkpoint, log: Log, by: Seq
         except ProofRejected as bad:
             return bad.what
     elif log.roots.get(head.size, head.root) != head.root:
-        return "the store's tree of this size has another root: the log was rewritten, or this is one of two"
+        return OTHER_ROOT
     return "" if by else "it is signed by no key of this log: the log was written anew with another key"
 
 
@@ -464,10 +478,8 @@ def _held_to_key(key: VerifierKey | None, log: Log, found: Findings) -> list[str
     while reigns and reigns[0].key != key:
         reigns.pop(0)
     if not reigns:
-        now = log.keys[-1].shown if log.keys else "no key at all"
-        found.fault_of_whole(
-            "log key", f"you hold {key.shown}, the log is signed by {now}, which it did not hand over to"
-        )
+        now = f"{log.keys[-1].shown}, which it did not hand over to" if log.keys else "no key at all"
+        found.fault_of_whole("log key", f"you hold {key.shown}, the log is signed by {now}")
         return []
     for reign in reigns[1:]:
         if reign.lost:

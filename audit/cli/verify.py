@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audit.answers.verdict import many
 from audit.cli import output
-from audit.errors import CouldNotTell, UserError
+from audit.errors import CouldNotTell, ProofRejected, UserError
 from audit.roots import shown
 from audit.settings import settings
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from audit.answers.verdict import Verdict
+    from audit.answers.verdict import Fault, Verdict
     from audit.answers.walk import Progress
     from audit.ledger.note import VerifierKey
 
@@ -29,6 +30,10 @@ WIDTH = len("could not tell")
 CHANGED = (
     "The store was changed behind its triggers. Keep the file as it is; compare with a copy from before; see "
     "docs/when-verify-fails.md"
+)
+OTHER = (
+    "This is not the log, or not all of it, that it is held to. Is that the right one? If so, keep the file as it is; "
+    "see docs/when-verify-fails.md"
 )
 BENT = "This is not what the log gave out. Keep it as it is, and ask for it again where you had it."
 UNHELD = (
@@ -137,7 +142,7 @@ class _Trusted:
     ) -> "_Trusted":
         """Raises UserError for a file that cannot be read or a key that is none."""
         return cls(
-            kept=[_content(path) for path in checkpoints or []],
+            kept=[_checkpoint(path) for path in checkpoints or []],
             key=_key(key) if key else None,
             tsa_roots=tsa_roots,
             witnesses=[_key(one) for one in witnesses or []],
@@ -159,17 +164,21 @@ def _of_files(bundle: Path | None, proof: Path | None, trusted: _Trusted) -> "Ve
 def _of_store(path: Path | None, trusted: _Trusted, published: Sequence[str], since: str, artifacts: bool) -> "Verdict":
     from audit.answers.verify import verify
     from audit.ledger.note import parse_checkpoint, parse_note
+    from audit.ledger.sealer import KEPT
     from audit.ledger.tiles import read_published
     from audit.store.engine import opened, store_path
 
     elsewhere = [(f"published at {shown(url)}", read_published(url)) for url in published]
     if path is None:
         path, trusted = store_path(settings()), _with_settings(trusted)
-        own = settings().keys_path / "checkpoint"
-        elsewhere += [("that this machine signed last", _content(own))] if own.exists() else []
+        own, where = settings().keys_path / KEPT, "that this machine signed last"
+    else:
+        own = path.parent / "keys" / KEPT
+        where = f"in {own}"
+    elsewhere += [(where, _content(own))] if own.exists() else []
     size = int(since) if since.isdecimal() and len(since) <= MAX_DIGITS else None
     if since and size is None:
-        note = _content(Path(since))
+        note = _checkpoint(Path(since))
         trusted = replace(trusted, kept=[*trusted.kept, note])
         size = parse_checkpoint(parse_note(note).text).size
     with _progress() as progress:
@@ -194,6 +203,18 @@ def _content(path: Path) -> str:
             return file.read(MAX_FILE + 1).decode(errors="replace")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _checkpoint(path: Path) -> str:
+    """A checkpoint that somebody kept. Raises UserError if the file holds none."""
+    from audit.ledger.note import parse_checkpoint, parse_note
+
+    written = _content(path)
+    try:
+        parse_checkpoint(parse_note(written).text)
+    except ProofRejected as none:
+        raise UserError(f"{path} holds no checkpoint: {none.what}", hint="One comes from `audit log-key -o`.") from None
+    return written
 
 
 def _key(written: str) -> "VerifierKey":
@@ -238,8 +259,8 @@ def _show(found: "Verdict", *, as_json: bool, of_store: bool) -> None:
 def _parts(found: "Verdict", of_store: bool) -> "list[RenderableType]":
     told = [("not known", what) for what in (found.unknown if found.faults else found.unknown[1:])]
     if found.size:
-        told += [("held to", what) for what in found.held_to or ([UNHELD] if of_store else [])]
-    told += [("withdrawn", f"{_many(count, 'payload')} by {actor}") for actor, count in found.withdrawals]
+        told += [("held to", what) for what in found.held_to or ([UNHELD] if of_store and not found.faults else [])]
+    told += [("withdrawn", f"{many(count, 'payload')} by {actor}") for actor, count in found.withdrawals]
     told += [("note", what) for what in found.notes]
     if found.answer == "held":
         told.append(("not shown", _not_shown(found)))
@@ -263,25 +284,33 @@ def _faults(found: "Verdict", of_store: bool) -> "Iterator[str]":
     if found.more_faults:
         yield f"and {found.more_faults:,} more"
     if found.faults:
-        yield CHANGED if of_store else BENT
+        yield (CHANGED if any(map(_is_of_the_store, found.faults)) else OTHER) if of_store else BENT
+
+
+def _is_of_the_store(fault: "Fault") -> bool:
+    """And not of what the store is held against: a wrong key or checkpoint accuses nobody."""
+    return not any(
+        word in fault.about
+        for word in (" that you kept", " published at ", " signed last", "/keys/", "artifact://", "key ")
+    )
 
 
 def _counted(found: "Verdict") -> str:
     waiting = f", {found.unsealed:,} waiting ({', '.join(found.unsealed_types)})" if found.unsealed else ""
     sealed = found.events - found.unsealed
-    parts = [f"{_many(found.events, 'event')}{' read' if found.since else ''}", f"{sealed:,} sealed{waiting}"]
+    parts = [f"{many(found.events, 'event')}{' read' if found.since else ''}", f"{sealed:,} sealed{waiting}"]
     parts.append(f"tree of {found.size:,}")
     consistent = ", each consistent with the last" if found.answer == "held" and found.checkpoints > 1 else ""
-    parts.append(f"{_many(found.checkpoints, 'checkpoint')}{consistent}")
-    parts.append(_many(found.anchors, "anchor"))
+    parts.append(f"{many(found.checkpoints, 'checkpoint')}{consistent}")
+    parts.append(many(found.anchors, "anchor"))
     if found.artifacts:
-        parts.append(f"{_many(found.artifacts, 'artifact')} referred to")
+        parts.append(f"{many(found.artifacts, 'artifact')} referred to")
     return " · ".join(parts)
 
 
 def _summary(found: "Verdict", of_store: bool) -> str:
     if found.faults:
-        return _many(len(found.faults) + found.more_faults, "fault")
+        return many(len(found.faults) + found.more_faults, "fault")
     if found.unknown:
         return found.unknown[0]
     if of_store:
@@ -290,11 +319,5 @@ def _summary(found: "Verdict", of_store: bool) -> str:
 
 
 def _not_shown(found: "Verdict") -> str:
-    waiting = (
-        f"; anything about the {_many(found.unsealed, 'event')} that no checkpoint seals" if found.unsealed else ""
-    )
+    waiting = f"; anything about the {many(found.unsealed, 'event')} that no checkpoint seals" if found.unsealed else ""
     return f"that what was recorded was true, or that all was recorded{waiting}"
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -81,7 +81,7 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """
     if not path.is_file():
         raise StoreUnavailable(
-            f"There is no audit store at {path}.", hint="Run `audit init`, or name one with --store."
+            f"There is no audit store at {path}.", hint="Set AUDIT_HOME to the folder that holds it, or say --store FILE."
         )
     with named(path), closing(_connect(path)) as connection:
         for pragma in _PRAGMAS:
@@ -302,7 +302,9 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _demand_ours(connection: sqlite3.Connection, path: Path) -> None:
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables:
-        raise StoreUnavailable(f"{path} is empty: nothing was ever recorded in it.", hint="Run `audit init`.")
+        raise StoreUnavailable(
+            f"{path} is empty, and no audit store.", hint="If it was one, keep it as it is and bring back a copy."
+        )
     if "alembic_version" not in tables or tables.isdisjoint(TABLES.keys() - {"alembic_version"}):
         raise StoreUnavailable(f"{path} is a database of another application.", hint="Name another with --store.")
     versions = [row[0] for row in connection.execute("SELECT version_num FROM alembic_version")]

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from base64 import b64encode
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -35,11 +36,12 @@ from audit.settings import settings
 from audit.store.append import append
 from audit.store.engine import AuditStore, close_stores, opened
 from tests.attacks.forging import owner
-from tests.attacks.victim import ACTOR, rotated, told, work
+from tests.attacks.victim import ACTOR, permission, rotated, told, work
 
 ORIGIN = "acme.example/flights"
 SIZES = (43, 300, 533)  # of the checkpoints
 EVENTS = 538
+LAST = SIZES[-1] + 1  # the event that tells of the last checkpoint, which nothing seals
 WAITING = ("checkpoint.signed", "flow_run.running", "model.deployed", "task_run.failed", "task_run.running")
 
 
@@ -221,6 +223,34 @@ def test_each_row_that_is_not_as_it_was_is_named(log: Log, statement: str, about
     assert what in " ".join(fault.what for fault in verify(log.store).faults if fault.about == named)
 
 
+def test_a_checkpoint_is_as_the_event_says_that_tells_of_it(log: Log) -> None:
+    """That of the last one nothing seals yet: it can be another one."""
+    head = parse_checkpoint(parse_note(log.notes[-1]).text)
+    facts = p.CheckpointFacts(
+        size=head.size, root=b64encode(head.root).decode(), previous=43, keys=[], digest="sha256:00"
+    )  # fmt: skip
+    other = told("checkpoint.signed", facts, "checkpoint/533")
+    columns = ", ".join(f"{key} = ?" for key in ENVELOPE_KEYS)
+    values = [getattr(other, key) for key in ENVELOPE_KEYS]
+    log.change(f"UPDATE event SET {columns}, envelope = ? WHERE seq = {LAST}", *values, other.envelope)
+    log.change(f"UPDATE payload SET salt = ?, body = ? WHERE event_seq = {LAST}", other.salt, other.body)
+
+    said = [fault.what for fault in verify(log.store).faults if fault.about == "checkpoint of size 533"]
+    assert [what.split()[1] for what in said] == ["previous", "keys", "digest"]
+
+
+def test_a_withdrawal_is_permitted_by_a_later_event_only(log: Log) -> None:
+    later = told("store.opened", p.StoreFacts(), "later")
+    log.append(permission("privacy.erased", [later.id]), later)
+    log.seal()
+    with owner(log.file) as db:
+        db.execute(f"INSERT INTO withdrawal VALUES ({EVENTS + 2}, {EVENTS + 1})")
+        db.execute(f"DELETE FROM payload WHERE event_seq = {EVENTS + 2}")
+
+    (fault,) = verify(log.store).faults
+    assert fault.what.endswith("is not later")
+
+
 def test_no_more_faults_are_listed_than_people_read_and_the_others_are_counted(log: Log) -> None:
     log.change("UPDATE event SET severity = 'debug' WHERE seq <= 250")
 
@@ -298,9 +328,6 @@ def test_what_a_later_release_wrote_is_not_judged(log: Log) -> None:
     said = verify(log.store)
     assert any("later release" in what for what in said.unknown)
     assert said.answer != "held"
-
-
-LAST = SIZES[-1] + 1  # the event that tells of the last checkpoint, which nothing seals
 
 
 @pytest.mark.parametrize(
@@ -653,7 +680,8 @@ def test_artifacts_are_counted_and_hashed_again_if_asked_for(referring: tuple[Lo
 
     for again in (False, True):
         said = verify(log.store, artifacts=again)
-        assert (said.answer, said.artifacts, said.notes) == ("held", 2, ())
+        told = ("2 of 2 artifacts were hashed again and are what was recorded.",) if again else ()
+        assert (said.answer, said.artifacts, said.notes) == ("held", 2, told)
 
 
 def test_an_artifact_that_differs_is_a_fault_once_it_is_hashed(referring: tuple[Log, list[str]]) -> None:
