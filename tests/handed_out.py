@@ -3,6 +3,7 @@
 The log: work, a payload that was withdrawn, a key that was handed over, a witness that cosigned the newest checkpoint.
 """
 
+import atexit
 import os
 import secrets
 import shutil
@@ -11,7 +12,6 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -215,18 +215,27 @@ def interpreters() -> Sequence[str]:
 
 
 @dataclass(frozen=True)
+class Said:
+    """What the file that comes along said."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
 class Answers:
     """What the verifiers came to over one thing."""
 
     ours: Verdict
-    theirs: tuple["subprocess.CompletedProcess[str]", ...]  # by each interpreter
+    theirs: tuple[Said, ...]  # by each interpreter
 
     @property
     def answer(self) -> str:
         """On which all agree, in one line each and without a traceback."""
         for one in self.theirs:
             assert one.stderr == ""
-            assert one.returncode == EXIT_CODES[self.ours.answer], f"{one.stdout}\n{self.ours}"
+            assert one.code == EXIT_CODES[self.ours.answer], f"{one.stdout}\n{self.ours}"
             assert one.stdout.startswith(self.ours.answer)
         assert len({one.stdout for one in self.theirs}) == 1 or self.ours.answer != "held"
         return self.ours.answer
@@ -241,14 +250,44 @@ def verified(
         words = ["--key", str(key)] if key else []
         for nth, note in enumerate(kept):
             (Path(empty) / str(nth)).write_text(note)
-            words += ["--checkpoint", str(nth)]
+            words += ["--checkpoint", str(Path(empty) / str(nth))]
         words += [word for witness in witnesses for word in ("--witness", str(witness))]
-        with ThreadPoolExecutor() as at_once:
-            theirs = at_once.map(lambda python: _standalone(python, path, words, empty), interpreters())
-            return Answers(ours, tuple(theirs))
+        return Answers(ours, tuple(_said(python, [str(path.absolute()), *words]) for python in interpreters()))
 
 
-def _standalone(python: str, path: Path, words: Sequence[str], empty: str) -> "subprocess.CompletedProcess[str]":
-    """The file that comes along, in an empty folder, with none of our packages in sight."""
-    command = [python, "-I", str(VERIFIER), str(path.absolute()), *words]
-    return subprocess.run(command, cwd=empty, env={}, capture_output=True, text=True, encoding="utf-8", timeout=60)
+# Loads the file that comes along once, then runs it with each line's words: a start of Python takes longer than most
+# of what is checked.
+_DRIVER = """
+import contextlib, importlib.util, io, json, sys, traceback
+found = importlib.util.spec_from_file_location("verify", sys.argv[1])
+module = sys.modules["verify"] = importlib.util.module_from_spec(found)
+found.loader.exec_module(module)
+for line in sys.stdin:
+    sys.argv[1:] = json.loads(line)
+    out, code, error = io.StringIO(), None, ""
+    try:
+        with contextlib.redirect_stdout(out):
+            code = module.main()
+    except BaseException:
+        error = traceback.format_exc()
+    print(json.dumps([code, out.getvalue(), error]), flush=True)
+"""
+
+
+@cache
+def _running(python: str) -> "subprocess.Popen[str]":
+    """The file that comes along, in an empty folder, with none of our packages in sight; ends with this process."""
+    empty = tempfile.mkdtemp(prefix="empty-")
+    atexit.register(shutil.rmtree, empty)
+    command = [python, "-I", "-c", _DRIVER, str(VERIFIER)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=empty, env={}, stdin=pipe, stdout=pipe, text=True, encoding="utf-8")
+
+
+def _said(python: str, words: Sequence[str]) -> Said:
+    running = _running(python)
+    assert running.stdin is not None
+    assert running.stdout is not None
+    running.stdin.write(f"{orjson.dumps(words).decode()}\n")
+    running.stdin.flush()
+    return Said(*orjson.loads(running.stdout.readline()))

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -26,19 +27,19 @@ from typing import IO, Any
 import orjson
 from sqlalchemy import Connection
 
-from audit.answers import outside
-from audit.answers.checks import Envelope, GrowingTree, is_later
+from audit.answers import checks, outside
+from audit.answers.checks import Envelope, GrowingTree, Told, is_later
 from audit.answers.verdict import Fault, Verdict
 from audit.errors import CouldNotTell, InconsistentTree, NotFound, ProofRejected, UserError
 from audit.events.canonical import canonical, timestamp
 from audit.ledger import tree
-from audit.ledger.keys import PURPOSE, keys_on_record
+from audit.ledger.keys import keys_on_record
 from audit.ledger.note import Checkpoint, Note, VerifierKey, decoded, parse_checkpoint, parse_note, verified
 from audit.ledger.proof import believed_head
 from audit.ledger.sealer import reader
 from audit.store import ledger
 from audit.store.engine import AuditStore
-from audit.store.ledger import Part
+from audit.store.ledger import KEY_TYPES, Part
 
 FORMAT = "prefect-audit/bundle@1"
 README, VERIFIER, MANIFEST = "README.txt", "verify.py", "manifest.json"
@@ -94,11 +95,12 @@ def export(
     its name.
 
     Raises CouldNotTell if nothing is sealed yet, InconsistentTree if the store is not what was sealed, NotFound if
-    nothing is in that part, UserError if `path` exists or cannot be written.
+    nothing is in that part, UserError if `path` exists or cannot be written. With `force` a former bundle gives way,
+    nothing else.
     """
     path = path.absolute()
-    if not force and path.exists():
-        raise UserError(f"{path} exists.", hint="Name another file with -o, or give --force to replace it.")
+    if path.exists() or path.is_symlink():
+        _demand_replaceable(path, force)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         with _telling(path):
@@ -128,7 +130,7 @@ def verify_bundle(
     keys whose cosignatures are demanded; `tsa_roots`: PEM file of the time stamp authorities that are believed.
     """
     try:
-        with _opened(path) as file:
+        with outside.plain_file(path) as file:
             return _judged(file, outside.Trust(key, kept, witnesses, tsa_roots), progress)
     except CouldNotTell as lacking:
         return Verdict(unknown=(str(lacking),))
@@ -261,6 +263,24 @@ def _event_lines(
         yield canonical(line) + b"\n"
 
 
+def _demand_replaceable(path: Path, force: bool) -> None:
+    """Raises UserError unless there is a former bundle that may give way."""
+    if not force:
+        raise UserError(f"{path} exists.", hint="Name another file with -o, or give --force to replace it.")
+    if path.is_symlink() or not _is_bundle(path):
+        raise UserError(f"{path} is no bundle: it stays as it is.", hint="Name another file with -o.")
+
+
+def _is_bundle(path: Path) -> bool:
+    """Whether some release of ours wrote it, by what it says of itself."""
+    try:
+        with outside.plain_file(path) as file, zipfile.ZipFile(file) as archive, archive.open(MANIFEST) as manifest:
+            said = orjson.loads(manifest.read(outside.SMALL_BYTES))
+            return str(said["format"]).startswith(FORMAT.rpartition("@")[0])
+    except (CouldNotTell, KeyError, TypeError, *_BROKEN):  # a JSON that is none is a ValueError
+        return False
+
+
 def _demand_held(bundle: Path) -> None:
     """Raises InconsistentTree unless what was written is what was sealed: nobody is handed what does not hold."""
     found = verify_bundle(bundle)
@@ -315,17 +335,6 @@ checkpoint{"" if complete else "; that no other events belong to this part"}.
 """
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file to read. Raises CouldNotTell if it cannot be opened."""
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise CouldNotTell(f"{path} cannot be read ({error.strerror}).") from None
-    with file:
-        yield file
-
-
 def _judged(file: IO[bytes], trust: outside.Trust, progress: Progress) -> Verdict:
     """Raises ProofRejected where the bundle, or what is in it, does not hold."""
     try:
@@ -371,21 +380,24 @@ def _members_judged(archive: zipfile.ZipFile, trust: outside.Trust, progress: Pr
     head = parse_checkpoint(note.text)
     if (head.origin, head.size) != (manifest["origin"], manifest["size"]):
         raise ProofRejected(f"{MANIFEST} speaks of another checkpoint than the one in the bundle.")
-    believed = [trust.key] if trust.key else list(named)
-    keys = [*believed, *named]
-    older = _older(archive, head, keys)
+    older = _older(archive, head, named)
     if len(older) + 1 != manifest["checkpoints"]:
         raise ProofRejected(f"The bundle has {len(older) + 1} checkpoints, {MANIFEST} says {manifest['checkpoints']}.")
     seen = _Seen()
     entries = _entries(archive, manifest, seen, progress)
-    notes = []
+    notes = {**older, head.size: note}
+    told: list[Told] = []
     if manifest["complete"]:
-        roots = _grown(entries, {**older, head.size: note}, believed, outside.kept_sizes(trust))
+        roots = _grown(entries, notes, told, outside.kept_sizes(trust))
     else:
         roots = _included(entries, head)
-        notes.append(f"This is a part ({manifest['part']}): that no other events belong to it is not shown.")
-    believed_head(note, [*believed, *trust.witnesses])
-    stamps = _stamps_of(archive, {**older, head.size: note}, keys)
+    keys_in_turn = checks.succession(told, partial(_first_signers, notes))
+    for fault in keys_in_turn.faults:
+        raise ProofRejected(f"{fault.about} {fault.what}.")
+    keys = outside.keys_that_count(trust, named, note, keys_in_turn.reigns)
+    believed_head(note, [*keys.believed, *trust.witnesses])
+    stamps = _stamps_of(archive, notes, named)
+    part = [] if manifest["complete"] else [f"This is a part ({manifest['part']}): others may belong to it."]
     return outside.verdict(
         trust,
         note,
@@ -395,7 +407,7 @@ def _members_judged(archive: zipfile.ZipFile, trust: outside.Trust, progress: Pr
         events=manifest["events"],
         checkpoints=manifest["checkpoints"],
         later=seen.later,
-        notes=notes,
+        notes=[*part, *keys_in_turn.remarks],
         withdrawals=tuple(sorted(seen.withdrawals.items())),
     )
 
@@ -415,39 +427,37 @@ def _older(archive: zipfile.ZipFile, newest: Checkpoint, keys: Sequence[Verifier
 
 
 def _grown(
-    entries: Iterable[_Entry], notes: Mapping[int, Note], believed: list[VerifierKey], wanted: Collection[int]
+    entries: Iterable[_Entry], notes: Mapping[int, Note], told: list[Told], wanted: Collection[int]
 ) -> dict[int, bytes]:
     """The tree's roots at the sizes of `notes` and at those `wanted`, from all events. Raises ProofRejected.
 
-    `believed` gains the keys that believed ones hand over to, by a checkpoint that both signed.
+    `told` gains what is said of keys.
     """
     growing = GrowingTree()
     roots: dict[int, bytes] = {}
     waiting: list[bytes] = []
-    handed: list[tuple[VerifierKey, VerifierKey]] = []
     for entry in entries:
         waiting.append(entry.hash)
-        handed += _handed_over(entry)
+        if entry.said["type"] in KEY_TYPES and entry.told:
+            id, type, subject, time = (str(entry.said.get(name)) for name in ("id", "type", "subject", "time"))
+            told.append(Told(entry.leaf + 1, id, type, subject, time, entry.told))
         size = entry.leaf + 1
         if size in notes or size in wanted or len(waiting) == TOLD_EVERY:
             growing.add(waiting)
             waiting.clear()
         if size in notes or size in wanted:
             roots[size] = growing.root()
-        if size in notes:
-            if parse_checkpoint(notes[size].text).root != roots[size]:
-                raise ProofRejected(f"The events to leaf {entry.leaf} do not lead to the root of their checkpoint.")
-            both = (pair for pair in handed if len(verified(notes[size], pair)) == 2)
-            believed += [new for was, new in both if was in believed]
-            handed.clear()
+        if size in notes and parse_checkpoint(notes[size].text).root != roots[size]:
+            raise ProofRejected(f"The events to leaf {entry.leaf} do not lead to the root of their checkpoint.")
     return roots
 
 
-def _handed_over(entry: _Entry) -> list[tuple[VerifierKey, VerifierKey]]:
-    """The log's key before and after this event, if it is one that hands over."""
-    if entry.said["type"] != "key.rotated" or entry.told.get("purpose") != PURPOSE:
-        return []
-    return [(outside.key_of(entry.told.get("was")), outside.key_of(entry.told.get("vkey")))]
+def _first_signers(notes: Mapping[int, Note], seq: int, keys: Sequence[VerifierKey]) -> set[VerifierKey]:
+    """Those of `keys` that signed the first checkpoint that seals the event at `seq`."""
+    try:
+        return set(verified(notes[min(size for size in notes if size >= seq)], keys))
+    except ProofRejected:
+        return set()
 
 
 def _included(entries: Iterable[_Entry], head: Checkpoint) -> dict[int, bytes]:
@@ -509,7 +519,7 @@ def _entry(what: str, line: Mapping[str, Any]) -> _Entry:
 
 def _told(said: Envelope, line: Mapping[str, Any], about: str) -> Mapping[str, Any]:
     """What an event says that bears on others; empty for all others, and where it is not there."""
-    if "payload" not in line or said["type"] not in (*WITHDRAWING, "key.rotated"):
+    if "payload" not in line or said["type"] not in (*WITHDRAWING, *KEY_TYPES):
         return {}
     try:
         found = orjson.loads(line["payload"])

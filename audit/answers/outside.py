@@ -8,16 +8,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import orjson
 
-from audit.answers.checks import Envelope, payload_fault, read_envelope, shape_faults
-from audit.answers.verdict import Fault, Verdict
+from audit.answers.checks import Envelope, Reign, payload_fault, read_envelope, shape_faults
+from audit.answers.verdict import Fault, Verdict, many
 from audit.errors import AuthorityUnknown, CouldNotTell, InconsistentTree, ProofRejected, UserError
 from audit.events.canonical import canonical
 from audit.ledger.note import (
-    Checkpoint,
     Note,
     VerifierKey,
     parse_checkpoint,
@@ -37,9 +36,15 @@ MOST_KEYS = 1_000  # that a log had
 CHANGED = "The store is not what was sealed: keep it as it is and run `audit verify`."
 NEWER = "it is newer than this; ask for what was exported since."
 APART = "this shows nothing of the way from the one to the other; ask for the whole log (`audit export`)."
+UNSHOWN = "and no handing over is shown here. Give --key with one that you had from elsewhere."
 OWN_KEY = (
     "The key came with what it is to check: this shows that all of it belongs together, not whose it is. "
     "Give --key with one that you had from elsewhere."
+)
+
+NOT_HANDED_OVER = (
+    "The key that you hold is not the one that signed this, and did not hand over to it as far as is shown: it was "
+    "lost, or this is not the whole log. Get the new key in another way and name it with --key."
 )
 
 Fields = dict[str, type]
@@ -152,11 +157,43 @@ def standalone() -> bytes:
     return (files("audit.answers") / "standalone.py").read_bytes()
 
 
+def plain_file(path: Path) -> IO[bytes]:
+    """A file to read. Raises CouldNotTell if it cannot be opened, or may never end."""
+    try:
+        if path.exists() and not path.is_file():
+            raise CouldNotTell(f"{path} is no plain file.")
+        return path.open("rb")
+    except OSError as error:
+        raise CouldNotTell(f"{path} cannot be read ({error.strerror}).") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Whose signatures count, as far as what was handed out shows."""
+
+    own: Sequence[VerifierKey]  # the log's
+    in_turn: bool  # that each of them is, from the first event on, was shown
+    believed: Sequence[VerifierKey]  # who may have signed the newest checkpoint
+    unknown: Sequence[str] = ()
+
+
+def keys_that_count(trust: Trust, named: Sequence[VerifierKey], note: Note, reigns: Sequence[Reign] = ()) -> Keys:
+    """Of those that are `named` beside the newest checkpoint, or of the `reigns` that the log's events show: without a
+    key of the reader's all, else that one and those to which it is shown to have handed over."""
+    own = [reign.key for reign in reigns] or list(named)
+    if trust.key is None or trust.key not in own:
+        return Keys(own, bool(reigns), own if trust.key is None else [trust.key])
+    after = reigns[own.index(trust.key) + 1 :] if reigns else ()
+    if any(reign.lost for reign in after) if reigns else trust.key not in verified(note, own):
+        return Keys(own, bool(reigns), own, [NOT_HANDED_OVER])
+    return Keys(own, bool(reigns), [trust.key, *(reign.key for reign in after)])
+
+
 def verdict(
     trust: Trust,
     note: Note,
     roots: Mapping[int, bytes],
-    keys: Sequence[VerifierKey],
+    keys: Keys,
     stamps: Iterable[tuple[str, bytes, str]],
     *,
     events: int,
@@ -167,14 +204,14 @@ def verdict(
 ) -> Verdict:
     """What it comes to, once entries, proofs and signatures held, with what the reader brought along.
 
-    `note`: the newest checkpoint; `roots` that are known, by size; `keys` that are the log's; `stamps`: file, content
-    and the note that it is over; `later`: events that a later release wrote.
+    `note`: the newest checkpoint; `roots` that are known, by size; `stamps`: file, content and the note that it is
+    over; `later`: events that a later release wrote.
     """
     head = parse_checkpoint(note.text)
-    lacking = _without_cosigners(trust.witnesses, note)
+    lacking = [*keys.unknown, *_without_cosigners(trust.witnesses, note)]
     if later:
-        lacking.append(f"{later} events were written by a later release, of whose envelopes not all is known here.")
-    held, faults, apart = _held_to(trust.kept, head, roots, keys)
+        lacking.append(f"{many(later, 'event')} came from a later release, of whose envelopes not all is known here.")
+    held, faults, apart = _held_to(trust, note, roots, keys)
     stamped, bent, unchecked = _stamped(stamps, trust.tsa_roots)
     return Verdict(
         events=events,
@@ -212,15 +249,17 @@ def _without_cosigners(witnesses: Sequence[VerifierKey], note: Note) -> list[str
 
 
 def _held_to(
-    kept: Iterable[str], log: Checkpoint, roots: Mapping[int, bytes], keys: Sequence[VerifierKey]
+    trust: Trust, newest: Note, roots: Mapping[int, bytes], keys: Keys
 ) -> tuple[list[str], list[Fault], list[str]]:
     """What was kept and agrees, what does not, and what could not be told."""
+    log = parse_checkpoint(newest.text)
+    vouched = trust.key is not None or keys.in_turn
     held, faults, unknown = [], [], []
-    for written in kept:
+    for written in trust.kept:
         try:
             note = parse_note(written)
             head = parse_checkpoint(note.text)
-            by = verified(note, keys)
+            by = verified(note, [*keys.own, *([trust.key] if trust.key else [])])
         except ProofRejected as bad:
             unknown.append(f"The checkpoint that you kept cannot be relied on: {bad.what}")
             continue
@@ -233,6 +272,8 @@ def _held_to(
             faults.append(Fault(about, "the tree of this size has another root: it was rewritten, or is one of two"))
         elif not by:
             faults.append(Fault(about, "it is signed by no key of this log: the log was written anew with another key"))
+        elif not vouched and not verified(newest, by):
+            unknown.append(f"The {about} is signed by another key than this, {UNSHOWN}")
         else:
             held.append(about)
     return held, faults, unknown

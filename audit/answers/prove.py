@@ -136,8 +136,8 @@ def _judged(files: Mapping[str, bytes], trust: outside.Trust) -> Verdict:
     """Raises ProofRejected where the proof, or what it is of, does not hold."""
     named = outside.keys_of(outside.utf8(files[KEYS], KEYS))
     proof = parse_proof(outside.utf8(files[PROOF], PROOF))
-    believed = [trust.key] if trust.key else named
-    head = check_proof(files[ENTRY], proof, [*believed, *trust.witnesses])
+    keys = outside.keys_that_count(trust, named, proof.checkpoint)
+    head = check_proof(files[ENTRY], proof, [*keys.believed, *trust.witnesses])
     said = outside.envelope_of(files[ENTRY])
     notes = [f"Event {said['id']} ({said['type']}) is leaf {proof.index} of {head.origin}."]
     if PAYLOAD in files:
@@ -147,8 +147,7 @@ def _judged(files: Mapping[str, bytes], trust: outside.Trust) -> Verdict:
         outside.demand_payload(said, bound["salt"], bound["payload"], PAYLOAD)
     else:
         notes.append("Its payload is not here: it was withdrawn, or left out.")
-    keys = [*believed, *named]
-    stamped = outside.stamped_note(proof.checkpoint, keys)
+    stamped = outside.stamped_note(proof.checkpoint, named)
     stamps = [(name, files[name], stamped) for name in STAMPS if name in files]
     roots = {head.size: head.root}
     return outside.verdict(
@@ -173,10 +172,10 @@ def _read(folder: Path) -> dict[str, bytes]:
     found = {}
     for name, limit in LIMITS.items():
         try:
-            with (folder / name).open("rb") as file:
+            if not (folder / name).exists():
+                continue
+            with outside.plain_file(folder / name) as file:
                 found[name] = file.read(limit + 1)
-        except FileNotFoundError:
-            continue
         except OSError as error:
             raise CouldNotTell(f"{folder / name} cannot be read ({error.strerror}).") from None
         if len(found[name]) > limit:

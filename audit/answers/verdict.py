@@ -8,6 +8,11 @@ EXIT_CODES: dict[Answer, int] = {"held": 0, "did not hold": 1, "could not tell":
 MOST_FAULTS = 100  # that are listed; further ones are counted
 
 
+def many(count: int, what: str) -> str:
+    """`1 event`, `4,711 events`"""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing that is not as it was sealed: `event 0199…c1 (leaf 41)`, and what is wrong with it."""

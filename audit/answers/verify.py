@@ -31,6 +31,7 @@ WITHDRAWING = ("privacy.erased", "retention.expired")
 BEFORE = (*KEY_TYPES, OPENED)  # types of the few events that a resumed reading needs of what it does not read
 MOST_SAID = 3  # lines about damage, which has no end
 LEVELS = range(0, 64, tree.TILE_HEIGHT)
+Start = tuple[int, bytes]  # size and root of the tree that is gone on from
 OTHER_ROOT = "the store's tree of this size has another root: the log was rewritten, or this is one of two"
 UNDER_IT = "it is the store's own too, but the tree under it is another: sealed events were changed"
 TOLD = frozenset(type.encode() for type in (*BEFORE, SIGNED, ANCHORED))
@@ -93,7 +94,7 @@ def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> V
     start = _start(connection, asked.since or 0, kept, rows, found)
     if start is None:
         return found.verdict()
-    since, root = start.size, start.root()
+    since, root = start_of = start.size, start.root()
     if not since:
         _check_file(connection, found)
     stops = [*(row[0] for row in rows), *(one.head.size for one in kept)]
@@ -107,7 +108,7 @@ def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> V
     anchors = heads.check_anchors(log, evidence.anchors(connection), notes, roots, asked.witnesses, found)
     heads.check_times(log, anchors, found)
     _check_nodes(connection, walk, since, found)
-    withdrawals = _withdrawals(connection, walk.size, found)
+    withdrawals = _withdrawals(connection, walk.size, start_of, found)
     _look_at_artifacts(walk.addresses, asked.artifacts, found)
     _remark(walk, asked, anchors, found)
     return found.verdict(
@@ -133,8 +134,8 @@ def _as_defined(connection: sqlite3.Connection, found: Findings) -> bool:
     odd = evidence.oddities(connection)
     if guards := [one.name for one in odd if one.kind == "trigger"]:
         found.notes.append(
-            f"The triggers that refuse changes are not as they were made ({len(guards)}, such as {min(guards)}). Changes "
-            "were possible; what is read here would show them."
+            f"The triggers that refuse changes are not as they were made ({len(guards)}, such as {min(guards)}). "
+            "Changes were possible; what is read here would show them."
         )
     for one in (one for one in odd if one.kind != "trigger"):
         if one.how == "changed" or (one.how == "missing" and one.kind != "index"):
@@ -240,9 +241,7 @@ def _told_before(connection: sqlite3.Connection, since: int, root: bytes, found:
         row = evidence.event_row(connection, seq)
         envelope, salt, body, plain = row or (b"", None, None, False)
         try:
-            said = checks.read_envelope(envelope)
-            proof = tree.inclusion_proof(seq - 1, since, _stored(connection))
-            tree.verify_inclusion(tree.leaf_hash(envelope), seq - 1, since, proof, root)
+            said = _proven(connection, seq, envelope, (since, root))
         except ProofRejected as bad:
             found.fault(named(seq, envelope, since), bad.what)
             continue
@@ -250,6 +249,16 @@ def _told_before(connection: sqlite3.Connection, since: int, root: bytes, found:
         if event := told(seq, envelope, body if bound else None):
             events.append(event)
     return events
+
+
+def _proven(connection: sqlite3.Connection, seq: int, envelope: bytes, start: Start) -> checks.Envelope:
+    """What an envelope says, which is in the tree that was gone on from if it was not read. Raises ProofRejected."""
+    said = checks.read_envelope(envelope)
+    since, root = start
+    if seq <= since:
+        proof = tree.inclusion_proof(seq - 1, since, _stored(connection))
+        tree.verify_inclusion(tree.leaf_hash(envelope), seq - 1, since, proof, root)
+    return said
 
 
 def _stored(connection: sqlite3.Connection) -> tree.Read:
@@ -295,11 +304,11 @@ def _check_nodes(connection: sqlite3.Connection, walk: Walk, since: int, found: 
         found.fault(f"node {node.nth} of level {node.level}", "is missing")
 
 
-def _withdrawals(connection: sqlite3.Connection, size: int, found: Findings) -> "Counter[str]":
+def _withdrawals(connection: sqlite3.Connection, size: int, start: Start, found: Findings) -> "Counter[str]":
     """Withdrawn payloads by the actor who withdrew them; what was not permitted is a fault."""
     by_actor: Counter[str] = Counter()
     for by_seq, rows in groupby(evidence.withdrawals(connection), key=lambda row: row[1]):
-        permission = _permission(connection, by_seq, size)
+        permission = _permission(connection, by_seq, size, start)
         for seq, _, envelope, there in rows:
             if wrong := permission.refusal(seq, envelope):
                 found.fault(named(seq, envelope, size), f"the withdrawal of its payload is not permitted: {wrong}")
@@ -308,7 +317,7 @@ def _withdrawals(connection: sqlite3.Connection, size: int, found: Findings) -> 
             else:
                 by_actor[permission.actor] += 1
     for by_seq in evidence.before(connection, WITHDRAWING, size):
-        for seq, envelope in evidence.unwithdrawn(connection, _permission(connection, by_seq, size).ids):
+        for seq, envelope in evidence.unwithdrawn(connection, _permission(connection, by_seq, size, start).ids):
             found.fault(
                 named(seq, envelope, size),
                 f"its payload is there, though the event at seq {by_seq} withdraws it: brought back, or never "
@@ -343,13 +352,13 @@ class Permission:
         return "" if said.get("id") in self.ids else f"the event at seq {self.seq} does not list it"
 
 
-def _permission(connection: sqlite3.Connection, seq: int, size: int) -> Permission:
+def _permission(connection: sqlite3.Connection, seq: int, size: int, start: Start) -> Permission:
     row = evidence.event_row(connection, seq)
     if row is None:
         return Permission(seq, f"there is no event at seq {seq}")
     envelope, salt, body, plain = row
     try:
-        said = checks.read_envelope(envelope)
+        said = _proven(connection, seq, envelope, start)
     except ProofRejected as bad:
         return Permission(seq, bad.what)
     who = named(seq, envelope, size)
@@ -483,6 +492,7 @@ def _held_to_key(key: VerifierKey | None, log: Log, found: Findings) -> list[str
         return []
     for reign in reigns[1:]:
         if reign.lost:
+            found.notes[:] = [note for note in found.notes if not note.startswith(f"{reign.by.about}: ")]  # told here
             found.unknown.append(
                 f"The key before that of {reign.by.about} was lost. Nothing that you hold speaks for what was sealed "
                 "since: get the new key in another way and name it with --key."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit.cli import output
-from audit.errors import UserError
+from audit.errors import CouldNotTell
 from audit.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ def anchor(
     A time stamp says since when the checkpoint exists: a past that was rewritten has none from before. A witness says
     that it continues all that the witness saw, and refuses one that does not. Each is asked once a checkpoint.
 
-    Exit code 0: all vouch, 1: one does not, 2: one could not be reached.
+    Exit code 0: all vouch, 1: one does not, 2: one could not be reached, or nobody is named.
 
     Example: audit anchor --tsa https://tsa.example/tsr --tsa-roots tsa.pem
     """
+    from audit.recording.sealing import continued_store
     from audit.store.engine import open_existing
 
     where = replace(
@@ -54,7 +55,7 @@ def anchor(
     if only_list:
         _show_recorded(open_existing(), as_json)
     else:
-        _anchor(open_existing(), where, as_json)
+        _anchor(continued_store(where), where, as_json)
 
 
 def _anchor(store: "AuditStore", where: Settings, as_json: bool) -> None:
@@ -64,7 +65,7 @@ def _anchor(store: "AuditStore", where: Settings, as_json: bool) -> None:
 
     asked = targets(where)
     if not asked:
-        raise UserError(
+        raise CouldNotTell(
             "Nobody is named who could vouch for a checkpoint.",
             hint="Set AUDIT_TSA_URL and AUDIT_TSA_ROOTS, or AUDIT_WITNESSES; see `audit anchor --help`.",
         )

@@ -1,13 +1,15 @@
 """The `audit` command's entry. Nothing heavy is imported before a command needs it: `--help` is quick."""
 
+import os
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Never
 
 import typer
 
 from audit.cli import alerts, anchor, approve, events, prove, publish, registry, runs, sealing, spec, store, verify
-from audit.errors import AuditError
+from audit.errors import AuditError, CouldNotTell
 
 app = typer.Typer(
     add_completion=False,
@@ -28,6 +30,10 @@ app.add_typer(spec.app, name="spec")
 
 def main() -> None:
     """Run the command. What went wrong is one line on stderr, with the exit code of its kind."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115  # it stays open
+    if sys.stdout is None:  # what we open next would get its number, and whatever is printed
+        _end("Standard output is closed, so nothing is done.", CouldNotTell.exit_code)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that is not UTF-8
     try:
@@ -35,8 +41,12 @@ def main() -> None:
     except AuditError as error:
         from audit.cli.output import plain
 
-        typer.echo(plain(str(error)), err=True)
-        sys.exit(error.exit_code)
+        _end(plain(str(error)), error.exit_code)
+
+
+def _end(said: str, exit_code: int) -> Never:
+    typer.echo(said, err=True)
+    sys.exit(exit_code)
 
 
 def _version(wanted: bool) -> None:

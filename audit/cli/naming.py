@@ -52,7 +52,7 @@ def _part(given: str, what: str, command: str) -> str:
     if not _PART.fullmatch(part):
         raise NotFound(f"{given!r} is no {what}'s id: those are hexadecimal digits.", hint=f"See `{command}`.")
     if len(part) < MIN_CHARACTERS:
-        raise UserError(f"{part!r} is too short for a {what}'s id.", hint=f"Give at least {MIN_CHARACTERS} characters.")
+        raise UserError(f"{part!r} is too short for an id.", hint=f"Give at least {MIN_CHARACTERS} characters.")
     return part
 
 

@@ -4,13 +4,17 @@ Colour on a terminal only, and none with NO_COLOR (rich sees to both). Control c
 recorded are shown, never obeyed. Times are UTC.
 """
 
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from audit.errors import CouldNotTell
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,6 +25,7 @@ PIPE_COLUMNS = 10_000  # in a pipe nothing is wrapped or cut
 SHORT_ID = 8
 SHORT_DIGEST = 8
 NOTHING = "–"
+READER_GONE = 141  # exit code, as of a program that SIGPIPE ended
 
 SEVERITIES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "critical": "bold red"}
 STATES = {
@@ -58,10 +63,11 @@ def show(*parts: "RenderableType") -> None:
     if console.is_terminal:
         console.print(*parts, sep="\n")
         return
-    console = Console(highlight=False, markup=False, emoji=False, width=PIPE_COLUMNS)
-    with console.capture() as captured:
-        console.print(*parts, sep="\n", soft_wrap=True)
-    _write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+    made = io.StringIO()
+    Console(file=made, highlight=False, markup=False, emoji=False, width=PIPE_COLUMNS).print(
+        *parts, sep="\n", soft_wrap=True
+    )
+    _write("".join(f"{line.rstrip()}\n" for line in made.getvalue().splitlines()))
 
 
 def table(
@@ -194,5 +200,11 @@ def _escaped(character: str) -> str:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()  # a reader that has gone is noticed here, not at exit
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()  # a reader that has gone is noticed here, not at exit
+    except OSError as failed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else it would be tried again at exit
+        if isinstance(failed, BrokenPipeError):
+            sys.exit(READER_GONE)
+        raise CouldNotTell(f"Standard output cannot be written ({failed.strerror}).") from None

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audit.answers.verdict import many
 from audit.cli import output
 from audit.cli.events import moment
 from audit.cli.naming import event_called, run_called
+from audit.errors import UserError
+from audit.settings import settings
 
 if TYPE_CHECKING:
     from audit.answers.bundle import Exported
@@ -35,9 +38,9 @@ def prove(
     Example: audit prove 9f3a51c2 -o evidence/
     """
     from audit.answers.prove import proof_of, write_proof
-    from audit.store.engine import open_existing
+    from audit.recording.sealing import continued_store
 
-    store = open_existing()
+    store = continued_store(settings())
     found = event_called(store, event)
     folder = out or Path(f"evidence-{output.short_id(found.id)}")
     evidence = proof_of(store, found.id)
@@ -71,10 +74,12 @@ def export(
     """
     from audit.answers import bundle
     from audit.recording import circumstances
-    from audit.store.engine import open_existing
+    from audit.recording.sealing import continued_store
     from audit.store.ledger import Part, not_sealed
 
-    store = open_existing()
+    if str(out) == "-":
+        raise UserError("A bundle is a zip file and not written to standard output.", hint="Name a file with -o.")
+    store = continued_store(settings())
     part = Part(
         run=run_called(store, run).id if run else None,
         since=moment(since) if since else None,
@@ -104,7 +109,7 @@ def _proved(evidence: "Evidence", folder: Path) -> Iterator[str]:
     where = output.plain(str(folder))
     yield f"{where} · event {evidence.event} ({evidence.type}) · leaf {evidence.index:,} of {evidence.size:,}"
     if evidence.cosignatures or evidence.stamps:
-        anchors = _many(evidence.stamps, "time stamp"), _many(evidence.cosignatures, "cosignature")
+        anchors = many(evidence.stamps, "time stamp"), many(evidence.cosignatures, "cosignature")
         yield f"its checkpoint has {' and '.join(anchors)}"
     yield f"{PERSONAL} (payload.json)" if evidence.payload else "its payload is not in it: it was withdrawn"
     yield f"check it anywhere:  python {where}/verify.py {where} --key KEY"
@@ -113,15 +118,11 @@ def _proved(evidence: "Evidence", folder: Path) -> Iterator[str]:
 def _exported(made: "Exported", out: Path, no_payloads: bool, unsealed: int) -> Iterator[str]:
     where = output.plain(str(out))
     what = "the whole log" if made.complete else f"of {made.size:,} in the log"
-    checkpoints = f"{_many(made.checkpoints, 'checkpoint')}, {_many(made.anchors, 'anchor')}"
-    yield f"{where} · {_many(made.events, 'event')}, {what} {made.origin} · {checkpoints}"
+    checkpoints = f"{many(made.checkpoints, 'checkpoint')}, {many(made.anchors, 'anchor')}"
+    yield f"{where} · {many(made.events, 'event')}, {what} {made.origin} · {checkpoints}"
     if made.withdrawn:
-        yield f"{_many(made.withdrawn, 'payload')} withdrawn, so not in it"
+        yield f"{many(made.withdrawn, 'payload')} withdrawn, so not in it"
     if unsealed:
-        yield f"{_many(unsealed, 'event')} not sealed, so not in it; `audit seal` seals what waits"
+        yield f"{many(unsealed, 'event')} not sealed, so not in it; `audit seal` seals what waits"
     yield "payloads are not in it" if no_payloads else PERSONAL
     yield f"check it anywhere:  unzip -p {where} verify.py > verify.py; python verify.py {where} --key KEY"
-
-
-def _many(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

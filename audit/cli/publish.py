@@ -29,12 +29,12 @@ def publish(
     """
     from audit.ledger.publisher import publish
     from audit.recording import circumstances
-    from audit.store.engine import open_existing
+    from audit.recording.sealing import continued_store
 
     where = url or settings().publish_url
     if not where:
         raise UserError("No place is named to publish to.", hint="Give a folder or bucket, or set AUDIT_PUBLISH_URL.")
-    store = open_existing()
+    store = continued_store(settings())
     with output.bar("publishing") as progress:
         done = publish(store, where, actor=circumstances.actor(), progress=progress)
     if as_json:

@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audit.cli import output
-from audit.errors import CouldNotTell, UserError
+from audit.errors import CouldNotTell, InconsistentTree, UserError
 from audit.settings import settings
 
 if TYPE_CHECKING:
+    from audit.ledger.note import VerifierKey
     from audit.ledger.sealer import Sealed
+    from audit.store.engine import AuditStore
     from audit.store.ledger import Sealing
 
 EVERY_SECONDS, MOST_SECONDS = 15.0, 86_400.0
 SHOWN_OF_ROOT = 12  # characters of base64
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 SURE = "The log goes on with a new key, which nobody who keeps the old one will believe unasked. Is the old one gone?"
+STAYS_HINT = "Nothing is written. Name another folder."
 Asked = Callable[[float], bool]
 
 
@@ -41,14 +44,14 @@ def seal(
 
     Example: audit seal --note
     """
-    from audit.store.engine import open_existing
+    from audit.recording.sealing import continued_store
     from audit.store.ledger import last_checkpoint, sealing
 
     if watch:
         with _asked_to_end() as asked:
             _watch(asked, every, note=note, as_json=as_json)
         return
-    store = open_existing()
+    store = continued_store(settings())
     found = sealing(store)
     done = list(_with_progress(_seal_all(), found.unsealed))
     with store.reading() as connection:
@@ -183,16 +186,18 @@ def _nothing(found: "Sealing") -> str:
 
 def _show_key(out: Path | None, *, as_json: bool) -> None:
     from audit.ledger.keys import keys_on_record
-    from audit.recording.sealing import no_key
+    from audit.recording.sealing import continued_store, no_key
     from audit.store import ledger
-    from audit.store.engine import open_existing
 
-    with open_existing().reading() as connection:
+    store = continued_store(settings())
+    with store.reading() as connection:
         keys, last = keys_on_record(ledger.key_events(connection)), ledger.last_checkpoint(connection)
         signed_at = ledger.last_signed_at(connection)
     if not keys:
         raise no_key()
     key = keys[-1]
+    if out:
+        _demand_ours(out, store, key)
     files = _written(out, str(key), last[1] if last else None) if out else []
     if as_json:
         known = {"vkey": str(key), "keys": [str(one) for one in keys]}
@@ -202,6 +207,38 @@ def _show_key(out: Path | None, *, as_json: bool) -> None:
     output.show(output.facts(("log key", str(key)), ("checkpoint", when), *(("written", str(f)) for f in files)))
     if last and not files:
         output.show("", *last[1].splitlines())
+
+
+def _demand_ours(folder: Path, store: "AuditStore", key: "VerifierKey") -> None:
+    """Raises UserError if what somebody kept in the folder is of another log, or this log does not continue it."""
+    from audit.ledger.note import parse_key
+    from audit.ledger.sealer import demand_past
+
+    kept = {path.name: _text_of(path) for path in (folder / "log.vkey", folder / "checkpoint") if path.exists()}
+    if "log.vkey" in kept:
+        try:
+            name = parse_key(kept["log.vkey"]).name
+        except UserError:
+            name = "no log"
+        if name != key.name:
+            raise UserError(f"{folder / 'log.vkey'} is of {name}, this log is {key.name}.", hint=STAYS_HINT)
+    if "checkpoint" in kept:
+        try:
+            with store.reading() as connection:
+                demand_past(connection, kept["checkpoint"], "the one there")
+        except InconsistentTree as other:
+            raise UserError(f"{folder / 'checkpoint'} is not this log's past: {other.what}", hint=STAYS_HINT) from None
+
+
+def _text_of(path: Path) -> str:
+    """The beginning of a small file. Raises UserError if it cannot be read."""
+    from audit.ledger.note import MAX_NOTE
+
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_NOTE + 1).decode(errors="replace")
+    except OSError as refused:
+        raise UserError(f"{path} cannot be read ({refused.strerror}).", hint=STAYS_HINT) from None
 
 
 def _written(folder: Path, vkey: str, note: str | None) -> list[Path]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from audit.cli import output
-from audit.errors import KeyUnavailable, UserError
+from audit.errors import InconsistentTree, KeyUnavailable, UserError
 from audit.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Status:
     events_sealed: int  # leaves of the log's tree
     events_not_sealed: int
     events_due: int  # of them those that are no word about the last checkpoint itself
+    tree_problem: str | None  # why what is sealed does not continue what this machine signed
     checkpoints: int
     last_checkpoint_at: str | None
     anchors: int
@@ -142,6 +143,7 @@ def status_of(where: Settings) -> Status:
         events_sealed=log.size,
         events_not_sealed=log.unsealed,
         events_due=due,
+        tree_problem=_tree_problem(where),
         checkpoints=log.checkpoints,
         last_checkpoint_at=log.newest,
         anchors=log.anchors,
@@ -161,6 +163,16 @@ def status_of(where: Settings) -> Status:
         artifact_files=files,
         artifact_bytes=size,
     )
+
+
+def _tree_problem(where: Settings) -> str | None:
+    from audit.recording.sealing import continued_store
+
+    try:
+        continued_store(where)
+    except (InconsistentTree, KeyUnavailable) as problem:
+        return str(problem)
+    return None
 
 
 def _mask_key(where: Settings, store: "AuditStore") -> tuple[str | None, str | None]:
@@ -252,6 +264,7 @@ def _for_people(found: Status) -> "Table":
         ("recording", _seen(found)),
         ("on record", held + newest),
         ("sealed", _sealed(found)),
+        *([("tree", output.styled(found.tree_problem, "bold red"))] if found.tree_problem else []),
         ("spool", _bad(found.waiting_in_spool, "events wait; the next run or `audit init` brings them home", "yellow")),
         ("lost", _bad(found.lost, "events are not on record: store and spool had both failed", "bold red")),
         ("approval", _waits(found.awaiting_approval)),
@@ -295,7 +308,8 @@ def _sealed(found: Status) -> "Text":
         if found.checkpoints
         else "no checkpoint"
     )
-    due = f" · {found.events_due:,} not sealed yet: audit seal" if found.events_due else ""
+    due = f" · {found.events_due:,} not sealed yet" if found.events_due else ""
+    due += ": audit seal" if due and not found.tree_problem else ""
     said = f"{found.events_sealed:,} of {found.events:,} events · {last}{due}"
     return output.styled(said, "yellow" if found.events_due else "")
 

@@ -1,8 +1,6 @@
 """`audit verify`: whether what was recorded is what stands there, and what that does not show."""
 
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from audit.answers.verdict import Fault, Verdict
-    from audit.answers.walk import Progress
     from audit.ledger.note import VerifierKey
 
 MAX_DIGITS = 18  # of a size
@@ -88,6 +85,12 @@ Bundle = Annotated[
 Proof = Annotated[
     Path | None, typer.Option("--proof", metavar="FOLDER", help="No store, but what `audit prove` wrote.")
 ]
+Tiles = Annotated[
+    str,
+    typer.Option(
+        "--tiles", metavar="URL", help="No store, but what `audit publish` put there: every entry and tile of it."
+    ),
+]
 
 
 def verify(
@@ -101,6 +104,7 @@ def verify(
     store: Store = None,
     bundle: Bundle = None,
     proof: Proof = None,
+    tiles: Tiles = "",
     as_json: output.AsJson = False,
 ) -> None:
     """Read everything on record again and say whether it is what was sealed.
@@ -115,16 +119,21 @@ def verify(
     Example: audit verify --store copy/audit.db --checkpoint kept/checkpoint --key kept/log.vkey
     """
     try:
-        if bundle or proof:
-            if store or (bundle and proof) or published or since_checkpoint or artifacts:
-                raise UserError("--bundle and --proof read no store.", hint="Leave out what is about one.")
-            found = _of_files(bundle, proof, _Trusted.named(checkpoint, key, tsa_roots, witness))
+        if bundle or proof or tiles:
+            named = sum(map(bool, (bundle, proof, tiles)))
+            if named > 1 or store or published or since_checkpoint or artifacts or (tiles and tsa_roots):
+                raise UserError(
+                    "--bundle, --proof and --tiles read no store, and no more than one of them is read.",
+                    hint="Leave out what is about others; where --tiles reads there are no time stamps.",
+                )
+            trusted = _Trusted.named(checkpoint, key, tsa_roots, witness)
+            found = _of_tiles(tiles, trusted) if tiles else _of_files(bundle, proof, trusted)
         else:
             trusted = _Trusted.named(checkpoint, key, tsa_roots, witness)
             found = _of_store(store, trusted, published or [], since_checkpoint, artifacts)
     except UserError as wrong:  # its exit code would say that the store did not hold
         raise CouldNotTell(wrong.what, hint=wrong.hint) from None
-    _show(found, as_json=as_json, of_store=not (bundle or proof))
+    _show(found, as_json=as_json, of_store=not (bundle or proof or tiles))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +154,7 @@ class _Trusted:
             kept=[_checkpoint(path) for path in checkpoints or []],
             key=_key(key) if key else None,
             tsa_roots=tsa_roots,
-            witnesses=[_key(one) for one in witnesses or []],
+            witnesses=[_witness(one) for one in witnesses or []],
         )
 
 
@@ -155,10 +164,25 @@ def _of_files(bundle: Path | None, proof: Path | None, trusted: _Trusted) -> "Ve
 
     given = {field.name: getattr(trusted, field.name) for field in fields(trusted)}
     if bundle:
-        with _progress() as progress:
+        with output.bar("verifying") as progress:
             return verify_bundle(bundle, **given, progress=progress)
     assert proof is not None, "one of the two is named"
     return verify_proof(proof, **given)
+
+
+def _of_tiles(url: str, trusted: _Trusted) -> "Verdict":
+    """By the key that was named, else by those that this machine's store has on record."""
+    from audit.answers.published import verify_published
+    from audit.ledger.keys import keys_on_record
+    from audit.store import ledger
+    from audit.store.engine import open_existing
+
+    keys = [trusted.key] if trusted.key else []
+    if not keys:
+        with open_existing().reading() as connection:
+            keys = keys_on_record(ledger.key_events(connection))
+    with output.bar("verifying") as progress:
+        return verify_published(url, keys, kept=trusted.kept, witnesses=trusted.witnesses, progress=progress)
 
 
 def _of_store(path: Path | None, trusted: _Trusted, published: Sequence[str], since: str, artifacts: bool) -> "Verdict":
@@ -181,7 +205,7 @@ def _of_store(path: Path | None, trusted: _Trusted, published: Sequence[str], si
         note = _checkpoint(Path(since))
         trusted = replace(trusted, kept=[*trusted.kept, note])
         size = parse_checkpoint(parse_note(note).text).size
-    with _progress() as progress:
+    with output.bar("verifying") as progress:
         return verify(
             opened(path), kept=trusted.kept, elsewhere=elsewhere, key=trusted.key, since=size, artifacts=artifacts,
             tsa_roots=trusted.tsa_roots, witnesses=trusted.witnesses, progress=progress,
@@ -231,19 +255,14 @@ def _key(written: str) -> "VerifierKey":
     return parse_key(lines[0])
 
 
-@contextmanager
-def _progress() -> "Iterator[Progress]":
-    """A bar on standard error, where that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, of: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+def _witness(written: str) -> "VerifierKey":
+    """Likewise; the log's own key is none, for it would then be believed. Raises UserError."""
+    from audit.ledger.note import COSIGNATURE
 
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        yield lambda done, of: bar.update(task, completed=done, total=of)
+    key = _key(written)
+    if key.kind != COSIGNATURE:
+        raise UserError(f"{key.shown} is no witness's key.", hint="Its verifier key is of the kind for cosignatures.")
+    return key
 
 
 def _show(found: "Verdict", *, as_json: bool, of_store: bool) -> None:

@@ -70,6 +70,10 @@ SOURCE = "prefect-audit/publisher"
 TRIES = 5  # where others publish at the same time
 CHANGING = (CHECKPOINT, KEYS)
 FOR_EVER = "public, max-age=31536000, immutable"
+NO_HEAD_HINT = (
+    "The file `checkpoint` of a published log holds its signed head, and this one does not. Nothing is written: "
+    "publish to a place of its own, or find out who wrote it."
+)
 NOTHING_WRITTEN = "Nothing is published. Keep everything as it is and run `audit verify`."
 
 
@@ -192,7 +196,8 @@ def _demand_ours(
         head = parse_checkpoint(note.text)
         signers = verified(note, keys)
     except ProofRejected as bad:
-        raise InconsistentTree(f"{what} cannot be believed: {bad.what}", hint=NOTHING_WRITTEN) from None
+        hint = NO_HEAD_HINT if newest else NOTHING_WRITTEN
+        raise InconsistentTree(f"{what} cannot be believed: {bad.what}", hint=hint) from None
     if newest and head.origin != newest.origin:
         raise InconsistentTree(
             f"{what} is of another log, {head.origin}; this one is {newest.origin}.",

@@ -79,10 +79,12 @@ def seal(
 ) -> Sealed | None:
     """Seal the oldest unsealed events, at most BATCH; None if there are none but those that sealing made itself.
 
-    `kept` is the file of the last checkpoint that this machine signed. A new key is announced: `announce` is given the
-    key on record and makes the events that `key` becomes the log's by, which go in and are sealed in one transaction.
-    One that takes over signs with the one before. Raises InconsistentTree if the store does not continue what was
-    signed, KeyUnavailable if `key` is not the log's, StoreUnavailable.
+    `kept` is the file of the last checkpoint that this machine signed; the store must continue it even where nothing
+    waits. A new key is announced: `announce` is given the key on record and makes the events that `key` becomes the
+    log's by, which go in and are sealed in one transaction. One that takes over signs with the one before.
+
+    Raises InconsistentTree if the store does not continue what was signed, KeyUnavailable if `key` is not the log's,
+    StoreUnavailable.
     """
     with store.writing() as connection:
         current = current_key(ledger.key_events(connection))
@@ -91,6 +93,8 @@ def seal(
             insert_event(connection, event)
         found = ledger.unsealed(connection, ALL if announced else BATCH)
         if len(found) < BATCH and all(type.startswith(OWN) for _, type, _ in found):
+            if kept is not None:
+                demand_continued(connection, kept)
             return None
         if not announced:
             _demand_current(takes_over_from or key, current)
@@ -99,6 +103,23 @@ def seal(
         if current != key.verifier:  # now that these signatures are there, it must be
             _demand_current(key, current_key(ledger.key_events(connection)))
     return done if kept is None else _kept(done, kept)
+
+
+def demand_continued(connection: Connection, kept: Path) -> None:
+    """Hold the stored tree against the last checkpoint that this machine signed, if it keeps one.
+
+    Raises InconsistentTree if the store does not continue it: it is an older copy, or was changed; KeyUnavailable if
+    the file cannot be read. Call it before anything else is read: others seal meanwhile, and keep theirs afterwards.
+    """
+    if own := _text_of(kept):
+        demand_past(connection, own, str(kept))
+
+
+def demand_past(connection: Connection, written: str, what: str) -> None:
+    """Raises InconsistentTree unless the stored tree continues a checkpoint that was kept as `what`."""
+    current = current_key(ledger.key_events(connection))
+    origin = current.name if current else None
+    _demand_same_root(written, ledger.size(connection), reader(connection), origin, what, None)
 
 
 def reader(connection: Connection) -> tree.Read:
@@ -183,12 +204,12 @@ def _text_of(kept: Path) -> str:
 
 
 def _demand_same_root(
-    written: str, size: int, read: tree.Read, origin: str, what: str, keys: Sequence[VerifierKey] | None
+    written: str, size: int, read: tree.Read, origin: str | None, what: str, keys: Sequence[VerifierKey] | None
 ) -> None:
     try:
         note = parse_note(written)
         head = parse_checkpoint(note.text)
-        if head.origin != origin:
+        if origin and head.origin != origin:
             raise ProofRejected(f"it is one of {head.origin}, this log is {origin}.")
         if keys is not None and not verified(note, keys):
             raise ProofRejected("the log's key has not signed it.")
@@ -199,7 +220,7 @@ def _demand_same_root(
         ) from None
     if head.size > size:
         raise InconsistentTree(
-            f"The store has {size} sealed events, but a checkpoint of size {head.size} was signed here ({what}): "
+            f"The store has {size} sealed events, but a checkpoint of size {head.size} was signed ({what}): "
             "this is an older copy.",
             hint="Bring the newer one back. A log that was cut cannot be continued under its name.",
         )

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TypedDict
 
@@ -26,11 +27,13 @@ from audit.settings import Settings, settings
 from audit.store.append import append as append_to_store
 from audit.store.append import append_decided
 from audit.store.engine import open_store
+from audit.store.ledger import not_sealed
 
 SOURCE = "prefect-audit/recorder"
 BUSY_TRIES = 6  # of a decision, each of which waits for the busy timeout
 OURS = ("key.", "checkpoint.", "store.")  # types of what the record says of itself, which no run may put into its mouth
 SEALING_SECONDS = 5.0  # that a run waits for at its end; what is left then is the next one's
+UNSEALED_FOR = timedelta(hours=1)  # after which who cannot seal says that nobody does
 RETRY_SECONDS = 15.0  # a store that failed is left alone so long: each try may block for its busy timeout
 
 log = logging.getLogger("audit")
@@ -167,6 +170,7 @@ class Recorder:
     spooled: bool = False
     dropped: int = 0
     failed_at: float | None = None
+    told_unsealed: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def append(self, event: Event) -> None:
@@ -210,10 +214,23 @@ class Recorder:
                 for _ in seal_all(self.where, key, tell=tell):
                     if time.monotonic() > until:
                         break
+            elif not self.told_unsealed:
+                self._tell_unsealed()
         except InconsistentTree as changed:
             log.error("NOTHING OF THE RECORD IS SEALED ANY MORE. %s", changed)
         except (KeyUnavailable, StoreUnavailable) as failed:
             log.warning("The record waits to be sealed. %s", failed)
+
+    def _tell_unsealed(self) -> None:
+        """Once: a machine without the key need not seal, but somebody should."""
+        count, oldest = not_sealed(open_store(self.where))
+        if oldest and datetime.now(UTC) - datetime.fromisoformat(oldest) > UNSEALED_FOR:
+            self.told_unsealed = True
+            log.warning(
+                "This process does not seal, and nobody did for long: %d events wait since %s. See `audit status`.",
+                count,
+                oldest,
+            )
 
     def _begin(self) -> None:
         """A new store gets its key and origin; what an earlier process spooled comes home."""

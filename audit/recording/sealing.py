@@ -17,11 +17,11 @@ from audit.events.payloads import KeyFacts
 from audit.keyfile import create_once, put
 from audit.ledger import keys
 from audit.ledger.note import SigningKey, VerifierKey
-from audit.ledger.sealer import BATCH, KEPT, Announce, Sealed, seal
+from audit.ledger.sealer import BATCH, KEPT, Announce, Sealed, demand_continued, seal
 from audit.recording import circumstances
 from audit.settings import Settings
 from audit.store import ledger
-from audit.store.engine import open_store
+from audit.store.engine import AuditStore, open_existing, open_store
 
 SOURCE = "prefect-audit/log-key"
 NOT_HERE_HINT = (
@@ -66,6 +66,17 @@ def recorded_key(where: Settings) -> VerifierKey | None:
     """The log's key on record; None before the first. Raises StoreUnavailable."""
     with open_store(where).reading() as connection:
         return keys.current_key(ledger.key_events(connection))
+
+
+def continued_store(where: Settings) -> AuditStore:
+    """The store, for who goes by what is sealed in it: it must continue the last checkpoint that this machine signed.
+
+    Raises InconsistentTree where it is an older copy or was changed, StoreUnavailable, KeyUnavailable.
+    """
+    store = open_existing(where)
+    with store.reading() as connection:
+        demand_continued(connection, where.keys_path / KEPT)
+    return store
 
 
 def seal_all(where: Settings, key: SigningKey, *, tell: Tell) -> Iterator[Sealed]:

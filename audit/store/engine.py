@@ -18,6 +18,7 @@ from audit.errors import StoreBusy, StoreUnavailable
 from audit.settings import Settings, settings
 
 HEAD = "0002"  # the newest migration; a test holds it against the migrations folder
+NO_STORE_HINT = "Set AUDIT_HOME to the folder that holds it; `audit init` makes a new one."
 BUSY_SECONDS = 5  # how long a write waits for others before it goes to the spool
 
 
@@ -52,7 +53,7 @@ def open_existing(where: Settings | None = None) -> AuditStore:
     where = where or settings()
     path = store_path(where)
     if not path.exists():
-        raise StoreUnavailable(f"There is no audit store at {path}.", hint="Run `audit init`, or `make run`.")
+        raise StoreUnavailable(f"There is no audit store at {path}.", hint=NO_STORE_HINT)
     return open_store(where)
 
 

@@ -81,7 +81,8 @@ def snapshot(path: Path) -> Iterator[sqlite3.Connection]:
     """
     if not path.is_file():
         raise StoreUnavailable(
-            f"There is no audit store at {path}.", hint="Set AUDIT_HOME to the folder that holds it, or say --store FILE."
+            f"There is no audit store at {path}.",
+            hint="Set AUDIT_HOME to the folder that holds it, or say --store FILE.",
         )
     with named(path), closing(_connect(path)) as connection:
         for pragma in _PRAGMAS:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.events.event import uuid7
+from audit.events.event import ENVELOPE_KEYS, uuid7
 from audit.store.append import append
 from tests.attacks.forging import exchange, insert, owner, past, put, write_anew
 from tests.attacks.victim import ERASER, EVENTS, PERMITS, SIZES, WITHDRAWN, Victim, faults, permission, verdict
@@ -249,3 +249,18 @@ def permit(victim: Victim, type: str, seqs: list[int]) -> None:
         for seq in seqs:
             db.execute("DELETE FROM payload WHERE event_seq = ?", (seq,))
             db.execute("INSERT INTO withdrawal VALUES (?, ?)", (seq, by))
+
+
+def test_a_permission_made_up_in_what_is_not_read_again(victim: Victim) -> None:
+    """Going on from a checkpoint, the payloads before it are not looked at; who is said to have withdrawn one is."""
+    made_up = permission("privacy.erased", [victim.id(50)])
+    columns = {key: getattr(made_up, key) for key in (*ENVELOPE_KEYS, "envelope")}
+    with owner(victim.database) as db:
+        names = ", ".join(f"{name} = :{name}" for name in columns)
+        db.execute(f"UPDATE event SET {names} WHERE seq = 60", columns)
+        db.execute("UPDATE payload SET salt = ?, body = ? WHERE event_seq = 60", (made_up.salt, made_up.body))
+        db.execute("DELETE FROM payload WHERE event_seq = 50")
+        db.execute("INSERT INTO withdrawal VALUES (50, 60)")
+
+    assert f"{victim.about(50)}: the withdrawal of its payload is not permitted" in faults(victim, since=SIZES[3])
+    assert verdict(victim, since=SIZES[3]).withdrawals == ((ERASER, 2),)

@@ -1,6 +1,7 @@
 """Our verifier and the one that is handed out agree over what is right and what is bent."""
 
 import io
+import os
 import secrets
 import shutil
 import stat
@@ -9,6 +10,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from audit.answers import standalone
 from audit.answers.bundle import verify_bundle
+from audit.answers.verify import verify
 from audit.events.canonical import canonical
-from audit.events.event import ENVELOPE_KEYS, payload_hash
-from audit.events.payloads import StoreFacts
+from audit.events.event import ENVELOPE_KEYS, Event, payload_hash
+from audit.events.payloads import KeyFacts, StoreFacts
 from audit.ledger.note import (
     COSIGNATURE,
     Checkpoint,
@@ -31,8 +35,20 @@ from audit.ledger.note import (
     parse_note,
     signed,
 )
-from tests.attacks.victim import told
-from tests.handed_out import ORIGIN, WITHDRAWN, Log, forged, lines, members, unlined, verified, zipped
+from audit.ledger.sealer import seal
+from tests.attacks.victim import ACTOR, told
+from tests.handed_out import (
+    ORIGIN,
+    WITHDRAWN,
+    Log,
+    forged,
+    interpreters,
+    lines,
+    members,
+    unlined,
+    verified,
+    zipped,
+)
 
 Members = dict[str, bytes]
 Bend = Callable[[Path], None]
@@ -58,10 +74,67 @@ def test_a_part_and_a_proof_hold_to_their_own_checkpoint_alone(log: Log, part: P
         assert verified(handed, kept=[log.notes[0]]).answer == "could not tell"
 
 
-def test_a_key_that_handed_over_is_believed_where_the_handing_over_is_shown(log: Log, bundle: Path, part: Path) -> None:
+def test_a_key_that_handed_over_is_believed_where_the_handing_over_is_shown(
+    log: Log, bundle: Path, part: Path, tmp_path: Path
+) -> None:
     first = log.keys[0].verifier
     assert verified(bundle, key=first).answer == "held"
-    assert verified(part, key=first).answer == "did not hold"
+    for handed in (part, log.bundle(tmp_path / "envelopes.zip", payloads=False)):
+        found = verified(handed, key=first)
+        assert found.answer == "could not tell"
+        assert "get the new key in another way" in found.theirs[0].stdout
+        assert "Get the new key in another way" in found.ours.unknown[0]
+
+
+def test_a_kept_checkpoint_does_not_vouch_for_a_key_that_nothing_shows_it_led_to(log: Log, tmp_path: Path) -> None:
+    """Whoever has the log up to there could go on from it with a key of their own, and name both."""
+    envelopes = log.bundle(tmp_path / "envelopes.zip", payloads=False)
+    assert verified(envelopes, kept=log.notes[:1]).answer == "could not tell"
+    assert verified(envelopes, kept=log.notes[-1:]).answer == "held"
+    assert verified(envelopes, kept=log.notes[:1], key=log.key).answer == "held"
+
+
+def test_after_a_loss_all_three_verifiers_say_the_same(log: Log, tmp_path: Path) -> None:
+    copy, new = log.copied(tmp_path / "var"), SigningKey(ORIGIN, secrets.token_bytes(32))
+    seal(copy.store, new, actor=ACTOR, announce=lambda _: [lost(log.key), made(new.verifier)])
+    bundle, part, proof = copy.bundle(tmp_path / "b"), copy.part(tmp_path / "p"), copy.proof(tmp_path / "e")
+
+    for key in (log.keys[0].verifier, log.key):
+        assert verify(copy.store, key=key).answer == "could not tell"
+        for handed in (bundle, part, proof):
+            assert verified(handed, key=key).answer == "could not tell"
+    for key in (None, new.verifier):
+        assert verify(copy.store, key=key).answer == "held"
+        found = verified(bundle, key=key, kept=log.notes)
+        assert found.answer == "held"
+        assert any("declared lost" in note for note in found.ours.notes)
+        assert "declared lost" in found.theirs[0].stdout
+        for handed in (part, proof):
+            assert verified(handed, key=key).answer == "held"
+    for handed in (bundle, part, proof):
+        assert verified(handed, key=STRANGER.verifier).answer == "did not hold"
+
+
+@pytest.mark.parametrize(
+    ("declared", "without", "with_first"), [(True, "held", "could not tell"), (False, "did not hold", "did not hold")]
+)
+def test_a_key_in_anothers_place_needs_a_loss(declared: bool, without: str, with_first: str, tmp_path: Path) -> None:
+    first, forger = (SigningKey(ORIGIN, secrets.token_bytes(32)) for _ in range(2))
+    told = [made(first.verifier), *([lost(first.verifier)] if declared else []), made(forger.verifier)]
+    bundle = forged(
+        tmp_path / "b.zip", forger, [event.envelope.encode() for event in told], [(e.salt, e.body) for e in told]
+    )
+    assert verified(bundle).answer == without
+    assert verified(bundle, key=first.verifier).answer == with_first
+    assert verified(bundle, key=forger.verifier).answer == without
+
+
+def made(key: VerifierKey) -> Event:
+    return told("key.created", KeyFacts(purpose="log", fingerprint=key.shown, vkey=str(key)), "key/log")
+
+
+def lost(key: VerifierKey) -> Event:
+    return told("key.lost", KeyFacts(purpose="log", fingerprint=key.shown), "key/log")
 
 
 def test_another_key_is_not_believed(bundle: Path, part: Path, proof: Path) -> None:
@@ -103,6 +176,34 @@ def test_keys_can_be_named_by_file_and_several_are_none(log: Log, proof: Path, t
         assert asked(*words)[0] == 2
     for words in (("--witness", str(log.key)), ("--checkpoint", "none"), ("--key", "none")):
         assert asked(*words)[0] == 2
+
+
+def test_the_file_runs_nothing_that_lies_beside_it(proof: Path, tmp_path: Path) -> None:
+    shutil.copytree(proof, tmp_path / "evidence")
+    for name in ("__future__", "argparse", "hashlib", "cryptography"):
+        (tmp_path / "evidence" / f"{name}.py").write_text("print('held')\nraise SystemExit(0)\n")
+    (tmp_path / "evidence" / "entry.json").write_bytes(b"{}")
+    for python in interpreters():
+        command = [python, str(tmp_path / "evidence" / "verify.py"), str(tmp_path / "evidence")]
+        assert subprocess.run(command, capture_output=True, timeout=60).returncode == 1
+
+
+CASES_OF_PROOFS = orjson.loads((Path(__file__).parents[2] / "vectors" / "proofs.json").read_bytes())
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case["name"]) for case in CASES_OF_PROOFS])
+def test_the_file_agrees_over_the_vectors(case: dict[str, Any]) -> None:
+    def held() -> bool:
+        index, hashes, note = standalone.parse_proof(case["proof"])
+        standalone.demand_believed(note, [standalone.parse_key(key) for key in case["keys"]])
+        leaf = standalone.leaf_hash(case["entry"].encode())
+        return standalone.root_from(leaf, index, note.size, hashes) == note.root
+
+    if case["held"]:
+        assert held()
+    else:
+        with suppress(standalone.DoesNotHold):
+            assert not held()
 
 
 # A bundle, bent.
@@ -627,6 +728,23 @@ def test_a_proof_without_a_file(name: str, answer: str, proof: Path, tmp_path: P
     shutil.copytree(proof, tmp_path / "evidence")
     (tmp_path / "evidence" / name).unlink()
     assert verified(tmp_path / "evidence").answer == answer
+
+
+@pytest.mark.parametrize("name", ["entry.json", "entry.tlog-proof", "log.vkey", "payload.json"])
+def test_a_file_of_a_proof_that_never_ends_is_not_read(name: str, proof: Path, tmp_path: Path) -> None:
+    shutil.copytree(proof, tmp_path / "evidence")
+    (tmp_path / "evidence" / name).unlink()
+    os.mkfifo(tmp_path / "evidence" / name)
+    assert verified(tmp_path / "evidence").answer == "could not tell"
+    assert verified(tmp_path / "evidence" / name).answer == "could not tell"
+
+
+def test_no_command_is_shown_that_a_files_name_was_made_for(proof: Path, tmp_path: Path) -> None:
+    shutil.copytree(proof, tmp_path / "evidence")
+    (tmp_path / "evidence" / "checkpoint;reboot;.tsr").write_bytes(b"x")
+    found = verified(tmp_path / "evidence")
+    assert found.answer == "held"
+    assert "reboot" not in found.theirs[0].stdout + str(found.ours)
 
 
 def test_a_proof_of_another_event_does_not_hold(log: Log, proof: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from audit.cli.app import app
+from audit.store.engine import NO_STORE_HINT
 from tests.audit.cli.conftest import Audit, Day
 
 HEAVY = ("prefect", "sqlmodel", "polars", "pandas", "sklearn", "alembic", "great_expectations", "evidently")
@@ -76,7 +77,7 @@ def test_no_store_is_exit_code_2_and_none_is_made(words: list[str], audit: Audit
     refused = audit(*words)
 
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert refused.stderr == f"There is no audit store at {home / 'audit.db'}. Run `audit init`, or `make run`.\n"
+    assert refused.stderr == f"There is no audit store at {home / 'audit.db'}. {NO_STORE_HINT}\n"
     assert not home.exists()
 
 
@@ -165,6 +166,35 @@ def test_a_reader_that_goes_away_is_no_error(audit: Audit) -> None:
     done = subprocess.run(["bash", "-c", piped], capture_output=True, text=True, timeout=60, check=False)
 
     assert (len(done.stdout), done.stderr) == (10, "")
+
+
+@pytest.mark.usefixtures("day")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("status > /dev/full", 2, "Standard output cannot be written (No space left on device).\n"),
+        ("events --json > /dev/full", 2, "Standard output cannot be written (No space left on device).\n"),
+        ("verify >&-", 2, "Standard output is closed, so nothing is done.\n"),
+        ("status 2>&-", 0, ""),
+        ("events | true", 141, ""),
+    ],
+)
+def test_output_that_goes_nowhere_is_one_line_at_most(words: str, code: int, said: str, unbuffered: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {sys.executable} -m audit {words}"],
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (code, said)
+
+
+@pytest.mark.usefixtures("store")
+def test_too_few_characters_of_an_id_are_refused(audit: Audit) -> None:
+    refused = audit("prove", "abc")
+
+    assert (refused.returncode, refused.stderr) == (1, "'abc' is too short for an id. Give at least 4 characters.\n")
 
 
 @pytest.mark.usefixtures("day")

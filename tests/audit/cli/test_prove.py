@@ -1,6 +1,8 @@
 """`audit prove` and `audit export`, as people call them."""
 
+import io
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,13 @@ from audit.store.engine import AuditStore
 from tests.attacks.forging import owner
 from tests.attacks.victim import ACTOR, work
 from tests.audit.cli.conftest import Audit, Day
+
+
+def zipped(name: str, content: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -97,6 +106,45 @@ def test_export_refuses_a_file_that_is_there_and_a_part_without_events(audit: Au
         shown = audit("export", *words)
         assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (1, "", 1)
     assert [file.name for file in Path.cwd().iterdir()] == ["bundle.zip"]
+
+
+NO_BUNDLES = {
+    "text": b"precious\n",
+    "zip of others": zipped("notes.txt", "precious"),
+    "manifest of others": zipped("manifest.json", '{"format": "other/bundle@1"}'),
+    "manifest that is a list": zipped("manifest.json", '["prefect-audit/bundle@1"]'),
+    "manifest that is no JSON": zipped("manifest.json", "prefect-audit/bundle@1"),
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("content", NO_BUNDLES.values(), ids=NO_BUNDLES)
+def test_export_replaces_no_file_that_is_no_bundle(content: bytes, audit: Audit, sealed: AuditStore) -> None:
+    Path("precious").write_bytes(content)
+    shown = audit("export", "-o", "precious", "--force")
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (1, "", 1)
+    assert "is no bundle: it stays as it is." in shown.stderr
+    assert Path("precious").read_bytes() == content
+    assert [file.name for file in Path.cwd().iterdir()] == ["precious"]
+
+
+def test_export_replaces_neither_the_store_nor_a_link_or_folder(audit: Audit, sealed: AuditStore, home: Path) -> None:
+    assert audit("export", "-o", "bundle.zip").returncode == 0
+    Path("link.zip").symlink_to("bundle.zip")
+    Path("dangling").symlink_to("nowhere")
+    Path("folder").mkdir()
+    for place in (home / "audit.db", home / "keys" / "log.key", "link.zip", "dangling", "folder"):
+        shown = audit("export", "-o", str(place), "--force")
+        assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (1, "", 1)
+        assert "it stays as it is" in shown.stderr
+    assert audit("export", "-o", "bundle.zip", "--force").returncode == 0
+    assert Path("link.zip").is_symlink() and Path("dangling").is_symlink()
+
+
+def test_export_to_a_dash_makes_no_file_of_that_name(audit: Audit, sealed: AuditStore) -> None:
+    shown = audit("export", "-o", "-")
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (1, "", 1)
+    assert list(Path.cwd().iterdir()) == []
 
 
 @pytest.mark.parametrize("command", [("prove", "ffffffff"), ("export", "-o", "bundle.zip")])

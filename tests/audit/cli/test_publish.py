@@ -68,6 +68,15 @@ def test_somebody_elses_log_is_exit_code_1(sealed: AuditStore, audit: Audit, tmp
     assert "is of another log, other.example" in shown.stderr and shown.stderr.count("\n") == 1
 
 
+def test_a_file_that_is_no_checkpoint_is_left_and_named(sealed: AuditStore, audit: Audit, tmp_path: Path) -> None:
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "checkpoint").write_text("my notes\n")
+    shown = audit("publish", str(tmp_path / "log"))
+    assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (1, "", 1)
+    assert "of a published log holds its signed head, and this one does not. Nothing is written" in shown.stderr
+    assert [(file.name, file.read_text()) for file in (tmp_path / "log").iterdir()] == [("checkpoint", "my notes\n")]
+
+
 def test_a_place_that_cannot_be_reached_is_exit_code_2_and_shows_no_secret(sealed: AuditStore, audit: Audit) -> None:
     shown = audit("publish", "nothing-known://ann:secret@host/log?sig=secret")
     assert (shown.returncode, shown.stdout) == (2, "")

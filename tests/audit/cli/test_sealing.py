@@ -15,11 +15,12 @@ import pytest
 
 from audit.events.payloads import StoreFacts
 from audit.ledger.keys import FILE, new_key, read_log_key
-from audit.ledger.sealer import BATCH
+from audit.ledger.note import signed
+from audit.ledger.sealer import BATCH, KEPT
 from audit.settings import settings
-from audit.store import ledger
+from audit.store import ledger, read
 from audit.store.append import append
-from audit.store.engine import AuditStore, open_store
+from audit.store.engine import AuditStore, close_stores, open_store
 from tests.audit.cli.conftest import Audit, an_event
 from tests.audit.cli.test_app import imported_by, on_a_terminal
 
@@ -137,6 +138,100 @@ def test_seal_signs_nothing_where_the_past_was_changed(audit: Audit, store: Audi
     assert "sealed events were changed. Nothing is signed." in refused.stderr
 
 
+# --- an older copy of the store, put back
+
+
+@pytest.fixture
+def older(audit: Audit, store: AuditStore, home: Path) -> AuditStore:
+    """A copy of the store from before the last sealing, in its place, with nothing that waits to be sealed."""
+    audit("seal")
+    store.engine.dispose()
+    content = (home / "audit.db").read_bytes()
+    grow(store, 5)
+    audit("seal")
+    put_back(home, content)
+    return open_store()
+
+
+def put_back(home: Path, content: bytes) -> None:
+    close_stores()
+    for file in home.glob("audit.db*"):
+        file.unlink()
+    (home / "audit.db").write_bytes(content)
+
+
+REFUSING = (
+    ("seal",), ("log-key",), ("publish", "log"), ("export", "-o", "b.zip"), ("prove", "EVENT"),
+    ("anchor", "--tsa", "https://tsa.example", "--tsa-roots", "tsa.pem"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("words", REFUSING, ids=" ".join)
+def test_an_older_copy_is_refused_by_all_that_go_by_what_is_sealed(
+    words: tuple[str, ...], older: AuditStore, audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    event = next(read.events(older, types=("store.opened",))).id
+
+    refused = audit(*(event if word == "EVENT" else word for word in words))
+
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert "The store has 3 sealed events, but a checkpoint of size 9 was signed" in refused.stderr
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.usefixtures("older")
+def test_watch_does_not_begin_on_an_older_copy() -> None:
+    with watching() as process:
+        _, errors = process.communicate(timeout=SECONDS)
+
+    assert (process.returncode, errors.count("\n")) == (1, 1)
+    assert "this is an older copy" in errors
+
+
+@pytest.mark.usefixtures("older")
+def test_status_says_that_the_store_is_an_older_copy(audit: Audit) -> None:
+    shown, found = audit("status"), json.loads(audit("status", "--json").stdout)
+
+    assert shown.returncode == 0
+    assert "tree       The store has 3 sealed events, but a checkpoint of size 9 was signed" in shown.stdout
+    assert "audit seal" not in shown.stdout
+    assert "this is an older copy" in found["tree_problem"]
+
+
+def test_status_says_why_sealing_is_refused_where_the_past_was_changed(
+    audit: Audit, store: AuditStore, home: Path
+) -> None:
+    audit("seal")
+    rewrite(home)
+    grow(store, 1)
+
+    shown = audit("status").stdout
+
+    assert "1 not sealed yet\n" in shown
+    assert "sealed events were changed. Nothing is signed." in shown
+
+
+def test_an_emptied_store_is_refused(audit: Audit, store: AuditStore, home: Path) -> None:
+    audit("seal")
+    put_back(home, b"")
+
+    refused = audit("seal")
+
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "The store has 0 sealed events, but a checkpoint of size 3 was signed" in refused.stderr
+    assert "The store has 0 sealed events" in audit("status").stdout
+
+
+@pytest.mark.usefixtures("older")
+def test_a_machine_that_kept_no_checkpoint_does_not_look(audit: Audit, home: Path) -> None:
+    (home / "keys" / KEPT).unlink()
+
+    assert "nothing to seal · tree of 3" in audit("seal").stdout
+    assert json.loads(audit("status", "--json").stdout)["tree_problem"] is None
+
+
 # --- seal --watch
 
 
@@ -246,6 +341,51 @@ def test_log_key_writes_it_into_a_folder(audit: Audit, store: AuditStore, home: 
     assert (tmp_path / "evidence" / "log.vkey").read_text() == f"{read_log_key(home / 'keys').verifier}\n"
     assert (tmp_path / "evidence" / "checkpoint").read_text() == note_of(store)
     assert shown.stdout.count("written") == 2
+
+
+def test_log_key_replaces_what_it_wrote_before(audit: Audit, store: AuditStore, tmp_path: Path) -> None:
+    for _ in range(2):
+        grow(store, 1)
+        audit("seal")
+        assert audit("log-key", "-o", str(tmp_path)).returncode == 0
+    audit("log-key", "--rotate")
+    assert audit("log-key", "-o", str(tmp_path)).returncode == 0
+
+    assert (tmp_path / "checkpoint").read_text() == note_of(store)
+
+
+OTHER = new_key("other.example/log")
+LARGER = str(signed("acme.example/flights\n1000\n" + "A" * 43 + "=\n", [new_key("acme.example/flights")]))
+FORKED = LARGER.replace("\n1000\n", "\n2\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("log.vkey", f"{OTHER.verifier}\n", "is of other.example/log, this log is acme.example/flights."),
+        ("log.vkey", "notes\n", "is of no log"),
+        ("checkpoint", LARGER, "checkpoint of size 1000 was signed"),
+        ("checkpoint", FORKED, "does not continue the checkpoint of size 2"),
+        ("checkpoint", LARGER.replace("acme.example/flights", "other.example/log"), "it is one of other.example/log"),
+        ("checkpoint", "notes\n", "cannot be believed"),
+        ("checkpoint", "", "cannot be believed"),
+    ],
+    ids=["another key", "no key", "larger", "another root", "another log", "no checkpoint", "empty"],
+)
+@pytest.mark.usefixtures("store")
+def test_log_key_leaves_what_somebody_kept_of_another_log(
+    name: str, content: str, said: str, audit: Audit, tmp_path: Path
+) -> None:
+    audit("seal")
+    (tmp_path / name).write_text(content)
+    before = sorted(file.name for file in tmp_path.iterdir())
+
+    refused = audit("log-key", "-o", str(tmp_path))
+
+    assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (1, "", 1)
+    assert said in refused.stderr
+    assert (tmp_path / name).read_text() == content
+    assert sorted(file.name for file in tmp_path.iterdir()) == before
 
 
 @pytest.mark.usefixtures("store")

@@ -224,7 +224,7 @@ def test_a_stamp_with_any_bit_turned_is_refused_or_says_the_same(authority: Time
     stamp, roots = authority.stamp_over(b"a note\n"), read_roots(authority.roots)
     at = check_timestamp(stamp, "a note\n", roots)
     harmless = 0
-    for nth in range(len(stamp) * 8):
+    for nth in range(0, len(stamp) * 8, 7):  # in turn another bit of a byte
         turned = bytearray(stamp)
         turned[nth // 8] ^= 1 << nth % 8
         try:

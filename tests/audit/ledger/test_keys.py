@@ -217,6 +217,7 @@ def test_a_key_from_the_environment_goes_before_the_file(keys: Path, monkeypatch
         seal_now()
 
 
+@pytest.mark.slow  # for the server alone
 @pytest.mark.xdist_group("prefect")
 def test_a_key_from_a_prefect_block(home: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.blocks.system import Secret

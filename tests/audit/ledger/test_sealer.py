@@ -24,7 +24,7 @@ from audit.events.payloads import CheckpointFacts, PublishFacts, StoreFacts
 from audit.ledger import tree
 from audit.ledger.keys import current_key, keys_on_record, new_key, read_log_key
 from audit.ledger.note import SigningKey, parse_checkpoint, parse_note, signed, verified
-from audit.ledger.sealer import BATCH, KEPT, Sealed, reader, seal
+from audit.ledger.sealer import BATCH, KEPT, Sealed, demand_continued, reader, seal
 from audit.recording import recorder, spool
 from audit.recording.initialise import initialise
 from audit.recording.sealing import seal_all, signing_key
@@ -311,8 +311,21 @@ def test_an_older_copy_of_the_store_is_not_continued(log: Log, home: Path) -> No
     restored = Log(home, open_store(), log.key)
     restored.append(5)
 
-    with pytest.raises(InconsistentTree, match=r"checkpoint of size 5 was signed here .*this is an older copy"):
+    with pytest.raises(InconsistentTree, match=r"checkpoint of size 5 was signed .*this is an older copy"):
         restored.seal()
+
+
+def test_an_older_copy_is_noticed_though_nothing_waits(log: Log) -> None:
+    log.seal()
+    log.kept.write_text(str(signed(f"{ORIGIN}\n{MADE + 1}\n" + "A" * 43 + "=\n", [log.key])))
+
+    with pytest.raises(InconsistentTree, match=r"has 3 sealed events, but a checkpoint of size 4 was signed"):
+        log.seal()
+    with log.store.reading() as connection, pytest.raises(InconsistentTree, match="this is an older copy"):
+        demand_continued(connection, log.kept)
+
+    log.kept.unlink()
+    assert log.seal() is None
 
 
 def test_a_rewritten_past_under_the_same_size_is_held_against_the_kept_checkpoint(log: Log, home: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import sqlite3
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,20 @@ def test_a_flow_run_without_the_key_ends_well_and_unsealed(events: Events, home:
 
     assert events("checkpoint.signed") == []
     assert warnings(caplog) == [], "a machine without the key is a machine that does not seal"
+
+
+def test_a_process_without_the_key_says_once_that_nobody_seals(home: Path, caplog, monkeypatch) -> None:
+    close_stores()
+    initialise()
+    (home / "keys" / FILE).unlink()
+    monkeypatch.setattr(recorder, "UNSEALED_FOR", timedelta(0))
+
+    with caplog.at_level(logging.WARNING, "audit"):
+        recorder.flow_ended()
+        recorder.flow_ended()
+
+    (said,) = warnings(caplog)
+    assert said.startswith("WARNING: This process does not seal, and nobody did for long: 3 events wait since 20")
 
 
 def test_a_flow_run_in_a_store_whose_past_was_changed_ends_well_and_says_so(events: Events, home: Path, caplog) -> None:
