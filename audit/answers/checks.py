@@ -18,7 +18,7 @@ from audit.events.canonical import canonical
 from audit.events.event import ENVELOPE_KEYS, MAX_ENVELOPE, NULLABLE_KEYS, SALT_BYTES, SCHEMA_VERSION
 from audit.ledger import tree
 from audit.ledger.keys import PURPOSE
-from audit.ledger.note import VerifierKey, parse_key
+from audit.ledger.note import VerifierKey, consented, parse_key
 from audit.ledger.tree import TILE_HEIGHT, TILE_WIDTH, Node, Span
 
 CLOCK_TOLERANCE = timedelta(seconds=60)  # between two readings of clocks that are set well
@@ -182,7 +182,7 @@ class Succession:
 
 def succession(told: Sequence[Told], signers: Callable[[int, Sequence[VerifierKey]], set[VerifierKey]]) -> Succession:
     """What these key.* events come to, by the rule of ledger.keys: whoever can write events can say that the key is
-    another one; it is, if the checkpoint that first seals this is signed so.
+    another one; it is, if the checkpoint that first seals this is signed so, and the key before signed its consent.
 
     `signers(seq, keys)`: those of `keys` that signed the first checkpoint that seals the event at `seq`.
     """
@@ -199,7 +199,7 @@ def succession(told: Sequence[Told], signers: Callable[[int, Sequence[VerifierKe
         by = signers(event.seq, [one for one in (before, key) if one])
         if before is None and event.type == "key.created":
             reigns.append(Reign(event.seq, event, key, None))
-        elif before and event.type == "key.rotated" and by == {before, key}:
+        elif before and event.type == "key.rotated" and by == {before, key} and _consented(event, before, key):
             reigns.append(Reign(event.seq, event, key, before))
         elif before and event.type == "key.created" and by == {key}:
             reigns.append(Reign(event.seq, event, key, before, lost=True))
@@ -218,6 +218,11 @@ def succession(told: Sequence[Told], signers: Callable[[int, Sequence[VerifierKe
                 f"{event.about} says that the log's key is {key.shown}. It is not signed so, and not believed."
             )
     return Succession(tuple(reigns), tuple(faults), tuple(remarks))
+
+
+def _consented(event: Told, before: VerifierKey, key: VerifierKey) -> bool:
+    """Its signature under the checkpoint would not do: it signs for whatever events there are."""
+    return consented(before, key, event.facts and event.facts.get("consent"))
 
 
 def signers(known: Sequence[Reign], previous: int, size: int) -> list[VerifierKey]:

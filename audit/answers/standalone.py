@@ -519,8 +519,9 @@ class Reign(NamedTuple):
 
 
 def succession(said: list[Event], notes: dict[int, Note]) -> list[Reign]:
-    """Whoever can write events can say that the log's key is another one. It is, if the checkpoint that first seals
-    this is signed by both keys; or, where the one before was declared lost, by the new one alone."""
+    """Whoever can write events can say that the log's key is another one. It is, if the one before signed its consent
+    and the checkpoint that first seals this is signed by both; or, where the one before was declared lost, by the new
+    one alone."""
     reigns: list[Reign] = []
     sizes, lost = sorted(notes), False
     for event in said:
@@ -534,13 +535,26 @@ def succession(said: list[Event], notes: dict[int, Note]) -> list[Reign]:
             by = {one for one in (before, key) if one and signed_by(one, first)}
         if key is None or key == before:
             continue
-        if (kind == "key.created" and before is None) or (kind == "key.rotated" and before and by == {before, key}):
+        handed = kind == "key.rotated" and before and by == {before, key} and consented(before, key, event.told)
+        if handed or (kind == "key.created" and before is None):
             reigns.append(Reign(event.what, key, False))
         elif before and kind == "key.created" and by == {key}:
             demand(lost, f"{event.what} puts another key in the place of the log's, which was not lost.")
             reigns.append(Reign(event.what, key, True))
             lost = False
     return reigns
+
+
+def consented(old: Key, new: Key, told: dict[str, Any]) -> bool:
+    """The old key signs every checkpoint, whatever events say of keys: this it signs only to hand over."""
+    vkey = base64.b64encode(bytes([new.kind]) + new.public).decode()
+    message = f"prefect-audit/handover@1\n{new.name}+{new.named()[1].hex()}+{vkey}\n"
+    try:
+        signature = unbase64(str(told.get("consent")), "The consent", 64)
+        Ed25519PublicKey.from_public_bytes(old.public).verify(signature, message.encode())
+    except (DoesNotHold, InvalidSignature, ValueError):
+        return False
+    return old.kind == ED25519
 
 
 def believed_of(given: Given, keys: list[Key], note: Note, reigns: list[Reign], unknown: list[str]) -> list[Key]:

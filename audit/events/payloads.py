@@ -471,6 +471,7 @@ class KeyFacts(Payload):
     fingerprint: str  # of a log key: name and id, as its signatures have them
     vkey: str | None = None  # of a log key: the verifier key (c2sp.org/signed-note)
     was: str | None = None  # verifier key that it takes over from
+    consent: str | None = None  # that key's signature, base64, over the lines `prefect-audit/handover@1` and vkey
     reason: str | None = None
     principal: str | None = None
 

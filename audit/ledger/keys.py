@@ -13,7 +13,7 @@ from pathlib import Path
 
 from audit.errors import KeyUnavailable, ProofRejected, UserError
 from audit.keyfile import alone_in, put, read_if_there, read_private, rename_durably
-from audit.ledger.note import SigningKey, VerifierKey, parse_key, parse_note, parse_signing_key, verified
+from audit.ledger.note import SigningKey, VerifierKey, consented, parse_key, parse_note, parse_signing_key, verified
 from audit.store.read import Recorded
 
 FILE = "log.key"
@@ -111,8 +111,9 @@ def keys_on_record(told: Iterable[KeyEvent]) -> list[VerifierKey]:
     """Every key that was the log's, the oldest first.
 
     Whoever can write events can say that the key is another one. The first one is believed. One that takes over is if
-    the checkpoint that first seals this carries both signatures; one after a loss, if it is the new key that signs this
-    checkpoint, not the one before. What is said without that is sealed like everything else, and changes nothing.
+    the one before signed its consent, and the checkpoint that first seals this carries both signatures; one after a
+    loss, if it is the new key that signs this checkpoint, not the one before. What is said without that is sealed like
+    everything else, and changes nothing.
     """
     found: list[VerifierKey] = []
     for event, note in told:
@@ -124,7 +125,8 @@ def keys_on_record(told: Iterable[KeyEvent]) -> list[VerifierKey]:
             continue
         before = found[-1]
         expected = {"key.rotated": {before, key}, "key.created": {key}}.get(event.type)
-        if key != before and _signers(note, (before, key)) == expected:
+        handed = event.type != "key.rotated" or consented(before, key, event.payload.get("consent"))
+        if key != before and handed and _signers(note, (before, key)) == expected:
             found.append(key)
     return found
 

@@ -25,6 +25,7 @@ MAX_NOTE = 1_000_000  # characters; and signatures, as Go's note package has it
 MAX_SIGNATURES = 100
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
+HANDOVER = "prefect-audit/handover@1"
 _SIGNED = "— "
 _PRIVATE = "PRIVATE+KEY+"
 _NAME = re.compile(r"[^\s+\x00-\x1f\ud800-\udfff]+")  # \s are the Unicode spaces
@@ -80,6 +81,11 @@ class SigningKey:
 
     def signature(self, text: str) -> bytes:
         return self._private.sign(text.encode())
+
+    def consent(self, new: VerifierKey) -> str:
+        """That `new` takes over from this key, in base64. Its signature under a checkpoint alone is none: whoever can
+        write events has it sign for what they say of keys, and can add another signature to a note."""
+        return base64.b64encode(self.signature(_handover(new))).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +184,21 @@ def with_cosignatures(written: str, lines: Iterable[bytes]) -> Note:
         for signature in parse_note(f"{own.text}\n{line.decode(errors='replace')}").signatures:
             added[signature.name, signature.key_id] = signature
     return parse_note(str(Note(own.text, (*own.signatures, *added.values()))))
+
+
+def consented(old: VerifierKey, new: VerifierKey, consent: object) -> bool:
+    """Whether `old` signed that `new` takes over from it."""
+    try:
+        value = decoded(str(consent), "The consent", SIGNATURE_BYTES)
+        _check(_handover(new), Signature(old.name, old.key_id, value), old)
+    except ProofRejected:
+        return False
+    return old.kind == ED25519
+
+
+def _handover(new: VerifierKey) -> str:
+    """Two lines, which no checkpoint is."""
+    return f"{HANDOVER}\n{new}\n"
 
 
 def parse_checkpoint(text: str) -> Checkpoint:

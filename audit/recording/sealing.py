@@ -130,7 +130,7 @@ def rotate(where: Settings, *, to: Path | None = None, tell: Tell) -> Sealed:
     def announce(current: VerifierKey | None) -> Sequence[Event]:
         _demand_unchanged(current, old.verifier)
         _put(new, to or where.keys_path / keys.NEXT, anew=to is not None)
-        return [key_event("key.rotated", new.verifier, was=str(old.verifier))]
+        return [key_event("key.rotated", new.verifier, was=str(old.verifier), consent=old.consent(new.verifier))]
 
     return _changed(where, new, announce, tell, takes_over_from=old)
 
@@ -161,13 +161,16 @@ def replace_lost(where: Settings, reason: str, *, tell: Tell) -> Sealed:
     return _changed(where, new, announce, tell)
 
 
-def key_event(type: str, key: VerifierKey, *, was: str | None = None, reason: str | None = None) -> Event:
+def key_event(
+    type: str, key: VerifierKey, *, was: str | None = None, consent: str | None = None, reason: str | None = None
+) -> Event:
     """What happened to the log's key `key`."""
     facts = KeyFacts(
         purpose=keys.PURPOSE,
         fingerprint=key.shown,
         vkey=str(key),
         was=was,
+        consent=consent,
         reason=reason,
         principal=circumstances.principal(),
     )

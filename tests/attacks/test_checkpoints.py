@@ -201,6 +201,25 @@ def test_a_handing_over_that_nobody_signed_is_not_believed(victim: Victim) -> No
     assert len([note for note in said.notes if "not believed" in note]) == 2
 
 
+@pytest.mark.parametrize("consent", ["none", "AAAA", "their own", "for another key"])
+def test_a_signature_added_to_the_logs_own_is_no_handing_over(victim: Victim, consent: str) -> None:
+    """The log's key signs whatever events there are, one that names the forger's key too; and to a note that it signed
+    anybody can add a signature."""
+    own = victim.keys[-1]
+    made_up = {"their own": FORGER.consent(FORGER.verifier), "for another key": own.consent(own.verifier)}
+    event = rotated(own, FORGER, consent=made_up.get(consent, consent))
+    with victim.store() as store:
+        append(store, [event])
+    kept = victim.seal()
+    with owner(victim.database) as db:
+        write_anew(
+            db,
+            past(db),
+            lambda told, before: [FORGER, own] if told[-1].columns["id"] == event.id else victim.signers(told, before),
+        )
+    assert verdict(victim, key=own.verifier, kept=[kept]).answer == "did not hold"
+
+
 def test_the_forgers_key_is_made_beside_the_logs(victim: Victim) -> None:
     carried_on(victim, [created(FORGER)], by=FORGER)
 

@@ -63,7 +63,7 @@ def with_a_key_of_their_own(victim: Victim) -> Victim:
             facts = {"vkey": str(key.verifier), "fingerprint": key.verifier.shown}
             told.events[at] = told.events[at].saying(**facts)
         at = told.at("key.rotated")
-        told.events[at] = told.events[at].saying(was=str(keys[0].verifier))
+        told.events[at] = told.events[at].saying(was=str(keys[0].verifier), consent=keys[0].consent(keys[1].verifier))
         write_anew(db, told, forger.signers)
     return victim
 

@@ -178,9 +178,12 @@ def told(type: str, payload: Payload, subject: str, **around: str) -> Event:
     return make_event(type, payload, source="prefect-audit/recorder", subject=subject, actor=ACTOR, **around)
 
 
-def rotated(old: SigningKey, new: SigningKey) -> Event:
+def rotated(old: SigningKey, new: SigningKey, *, consent: str | None = None) -> Event:
+    """What hands over from one key to the other; without the old one somebody makes another `consent` up."""
     key = new.verifier
-    facts = p.KeyFacts(purpose="log", fingerprint=key.shown, vkey=str(key), was=str(old.verifier))
+    facts = p.KeyFacts(
+        purpose="log", fingerprint=key.shown, vkey=str(key), was=str(old.verifier), consent=consent or old.consent(key)
+    )
     return told("key.rotated", facts, "key/log")
 
 

@@ -36,7 +36,7 @@ from audit.ledger.note import (
     signed,
 )
 from audit.ledger.sealer import seal
-from tests.attacks.victim import ACTOR, told
+from tests.attacks.victim import ACTOR, rotated, told
 from tests.handed_out import (
     ORIGIN,
     WITHDRAWN,
@@ -127,6 +127,26 @@ def test_a_key_in_anothers_place_needs_a_loss(declared: bool, without: str, with
     assert verified(bundle).answer == without
     assert verified(bundle, key=first.verifier).answer == with_first
     assert verified(bundle, key=forger.verifier).answer == without
+
+
+@pytest.mark.parametrize(("consented", "answer"), [(True, "held"), (False, "did not hold")])
+def test_a_key_takes_over_only_with_the_consent_of_the_one_before(consented: bool, answer: str, tmp_path: Path) -> None:
+    """The old key signed a checkpoint over an event that names the new one, as it signs everything; the new one's
+    signature was added to the note."""
+    old, new = (SigningKey(ORIGIN, secrets.token_bytes(32)) for _ in range(2))
+    handing = rotated(old, new, consent=None if consented else new.consent(new.verifier))
+    events = [made(old.verifier), handing, told("store.opened", StoreFacts(), "store")]
+    entries = [event.envelope.encode() for event in events]
+    content = members(forged(tmp_path / "one.zip", new, entries, [(event.salt, event.body) for event in events]))
+    root = standalone.node_hash(*map(standalone.leaf_hash, entries[:2]))
+    content |= {
+        "checkpoints.jsonl": unlined([{"note": str(signed(Checkpoint(ORIGIN, 2, root).text, [new, old]))}]),
+        "log.vkey": f"{old.verifier}\n{new.verifier}\n".encode(),
+        "manifest.json": content["manifest.json"].replace(b'"checkpoints":1', b'"checkpoints":2'),
+    }
+    bundle = zipped(tmp_path / "two.zip", content)
+    assert verified(bundle, key=old.verifier).answer == answer
+    assert verified(bundle).answer == answer
 
 
 def made(key: VerifierKey) -> Event:

@@ -253,7 +253,7 @@ def test_a_key_is_in_no_repr_and_no_event(elsewhere: SigningKey) -> None:
     initialise()
     something()
     seal_now()
-    secret = elsewhere.encoded.rpartition("+")[2]
+    secret = elsewhere.encoded.split("+", 4)[4]  # which may hold a plus itself
 
     shown = [repr(settings()), repr(elsewhere), repr(given_key(settings())), *(repr(event) for event in told())]
 

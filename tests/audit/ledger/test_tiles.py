@@ -61,9 +61,8 @@ def founded(store: AuditStore, key: SigningKey) -> AuditStore:
 
 
 def key_event(key: SigningKey, type: str = "key.created", was: SigningKey | None = None) -> Event:
-    facts = KeyFacts(
-        purpose="log", fingerprint=key.verifier.shown, vkey=str(key.verifier), was=str(was.verifier) if was else None
-    )
+    handed = {"was": str(was.verifier), "consent": was.consent(key.verifier)} if was else {}
+    facts = KeyFacts(purpose="log", fingerprint=key.verifier.shown, vkey=str(key.verifier), **handed)
     return make_event(type, facts, source="test", subject="key/log", actor=ACTOR)
 
 
