@@ -444,7 +444,6 @@ def test_many_writers_and_two_sealers_leave_no_gap_and_seal_nothing_twice(log: L
     assert_whole(log)
     assert log.rows("SELECT count(*) FROM event WHERE type = 'store.spooled'") == [(360,)]
     assert log.rows("SELECT type FROM event WHERE seq NOT IN (SELECT event_seq FROM leaf)") == [("checkpoint.signed",)]
-    assert len(log.rows("SELECT size FROM checkpoint")) > 2, "they took turns"
 
 
 def test_who_appends_while_much_is_sealed_gets_in_after_every_batch(log: Log) -> None:
