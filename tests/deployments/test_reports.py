@@ -217,4 +217,4 @@ def test_without_a_store_it_says_how_to_make_one(server: httpx.Client) -> None:
     answer = server.get("/")
 
     assert answer.status_code == 503
-    assert "There is no audit store" in answer.text and "make run" in answer.text
+    assert "There is no audit store" in answer.text and "audit init" in answer.text
