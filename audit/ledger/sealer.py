@@ -139,7 +139,7 @@ def _sealed(
     read = reader(connection)
     previous = ledger.size(connection)
     _demand_continued(connection, previous, read, signers[0].name, current, kept)
-    leaves = [tree.leaf_hash(envelope) for _, _, envelope in found]
+    leaves = tree.leaf_hashes(envelope for _, _, envelope in found)
     nodes = tree.appended(previous, leaves, read)
     ledger.add_leaves(connection, previous, leaves)
     ledger.add_nodes(connection, [(*node, hash) for node, hash in nodes])
