@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.errors import InconsistentTree, KeyUnavailable, StoreUnavailable
+from audit.errors import InconsistentTree, KeyUnavailable, StoreBusy, StoreUnavailable
 from audit.events.event import Event, make_event
 from audit.events.payloads import CheckpointFacts, PublishFacts, StoreFacts
 from audit.ledger import tree
@@ -414,8 +414,17 @@ def beside(*work: object) -> Iterator[list[object]]:
 
 
 def append_one_by_one(count: int) -> None:
-    for _ in range(count):
-        append(open_store(), [an_event()])
+    for event in (an_event() for _ in range(count)):
+        while not appended(event):
+            pass
+
+
+def appended(event: Event) -> bool:
+    """Once others let us: SQLite hands its lock to whoever asks first, and a sealer in a loop asks often."""
+    try:
+        return append(open_store(), [event]) == 1
+    except StoreBusy:
+        return False
 
 
 def seal_until(path: Path) -> None:
