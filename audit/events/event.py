@@ -51,6 +51,11 @@ class Event:
     salt: bytes
     body: str
 
+    @property
+    def of_a_run(self) -> bool:
+        """Whether it belongs to a run; what the record says of itself does not, whoever has it do so."""
+        return self.flow_run_id is not None or self.task_run_id is not None
+
 
 def make_event(
     type: str,

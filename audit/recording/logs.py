@@ -3,7 +3,6 @@ to AUDIT_HOME/logs/audit.jsonl, which many processes share and which rotates. Id
 """
 
 import logging
-import sys
 from functools import cache
 from pathlib import Path
 
@@ -19,18 +18,16 @@ _SHOWN = ("id", "time", "subject", "severity", "actor", "flow_run_id", "task_run
 
 
 def tell(event: Event) -> None:
-    """Write `event`'s line to the file and, inside a run, to the run's own log."""
+    """Write `event`'s line to the file and, inside a run that it belongs to, to the run's own log."""
     level = _LEVELS[event.severity]
     shown = {name: value for name in _SHOWN if (value := getattr(event, name)) is not None}
     if lines := _file_logger(settings().log_path):
         lines.log(level, event.type, **shown)
-    if logger := _run_logger():
+    if event.of_a_run and (logger := _run_logger()):
         logger.log(level, "%s · %s · event %s", event.type, event.subject, event.id)
 
 
 def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | None":
-    if "prefect" not in sys.modules:  # no run is around us, and it would take two seconds to learn that
-        return None
     from prefect.exceptions import MissingContextError
     from prefect.logging import get_run_logger
 

@@ -5,7 +5,6 @@ Mode `spool` never stops a pipeline; mode `strict` raises AuditUnavailable where
 
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -126,12 +125,12 @@ def count_lost(what: str) -> None:
 
 
 def tell(event: Event) -> None:
-    """Have everybody hear of an event that is on record: the log, Prefect's feed, this process's listeners."""
+    """Have everybody hear of an event that is on record: the log, this process's listeners, and of a run's Prefect."""
     from audit.recording import logs
     from audit.recording.feed import feed
 
     logs.tell(event)
-    if "prefect" in sys.modules:  # else no run is around us, and it would take two seconds to learn that
+    if event.of_a_run:
         feed(event)
     for listener in _listeners:
         listener(event)

@@ -78,7 +78,7 @@ def test_a_fact_inside_a_run_is_in_the_feed_under_its_own_id_and_beside_its_runs
     assert SECRET not in json.dumps(found)
     run = next(one for one in found[requested]["related"] if one["prefect.resource.role"] == "flow-run")
     kinds = {event["event"].split(".")[1] for event in found.values() if run in event["related"]}
-    assert kinds - {"checkpoint"} == {"retraining", "model", "alert"}, "of states Prefect has events of its own"
+    assert kinds == {"retraining", "model", "alert"}, "of states Prefect has events of its own"
 
 
 def test_outside_of_a_run_nothing_is_fed_and_no_server_is_started_for_it(
