@@ -14,7 +14,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -28,7 +28,7 @@ import orjson
 from sqlalchemy import Connection
 
 from audit.answers import checks, outside
-from audit.answers.checks import Envelope, GrowingTree, Told, is_later
+from audit.answers.checks import WITHDRAWING, Envelope, GrowingTree, Told, is_later
 from audit.answers.verdict import Fault, Verdict
 from audit.errors import CouldNotTell, InconsistentTree, NotFound, ProofRejected, UserError
 from audit.events.canonical import canonical, timestamp
@@ -37,6 +37,7 @@ from audit.ledger.keys import keys_on_record
 from audit.ledger.note import Checkpoint, Note, VerifierKey, decoded, parse_checkpoint, parse_note, verified
 from audit.ledger.proof import believed_head
 from audit.ledger.sealer import reader
+from audit.ledger.tiles import Progress, silent
 from audit.store import ledger
 from audit.store.engine import AuditStore
 from audit.store.ledger import KEY_TYPES, Part
@@ -50,7 +51,6 @@ PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 STAMP = re.compile(r"anchors/([1-9][0-9]{0,18})-[1-9][0-9]{0,2}\.tsr")
 MOST_MEMBERS = 200_000
 RATIO = 200  # that a list of events packs to at most: salts and hashes do not pack
-WITHDRAWING = ("privacy.erased", "retention.expired")
 WHOLE: outside.Fields = {  # what a manifest has
     "format": str, "origin": str, "size": int, "complete": bool, "payloads": bool, "events": int, "checkpoints": int,
     "made_at": str, "made_by": str,
@@ -62,8 +62,6 @@ _BROKEN = (
 )  # fmt: skip  # what zipfile raises over a file by whoever
 
 TOLD_EVERY = 1_000  # events
-
-Progress = Callable[[int, int], None]  # leaves that were seen to, of how many
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +87,7 @@ def export(
     by: str,
     at: datetime,
     force: bool = False,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Exported:
     """Write the log up to its newest checkpoint, or a part of it, whole or not at all, and read it back before it gets
     its name.
@@ -122,7 +120,7 @@ def verify_bundle(
     kept: Sequence[str] = (),
     witnesses: Sequence[VerifierKey] = (),
     tsa_roots: Path | None = None,
-    progress: Progress = lambda done, of: None,
+    progress: Progress = silent,
 ) -> Verdict:
     """Check a file that `audit export` wrote, without a store.
 

@@ -21,9 +21,9 @@ from audit.ledger.keys import PURPOSE
 from audit.ledger.note import VerifierKey, consented, parse_key
 from audit.ledger.tree import TILE_HEIGHT, TILE_WIDTH, Node, Span
 
-CLOCK_TOLERANCE = timedelta(seconds=60)  # between two readings of clocks that are set well
 LATE = timedelta(hours=1)  # after which an event that comes behind later ones is worth a word
 ADDRESS = b"artifact://sha256/"
+WITHDRAWING = ("privacy.erased", "retention.expired")  # events that permit payloads to go
 _HEX = re.compile(rb"[0-9a-f]{64}")
 MAX_DIGITS = 18  # of a size
 MOST_SHOWN = 80  # characters of a value

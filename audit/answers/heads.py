@@ -12,11 +12,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from audit.answers import checks
-from audit.answers.checks import CLOCK_TOLERANCE, Reign, Told, moment
+from audit.answers.checks import Reign, Told, moment
 from audit.answers.walk import Findings, Latest
 from audit.errors import AuthorityUnknown, ProofRejected
 from audit.events.canonical import digest_of, timestamp
 from audit.ledger.note import Checkpoint, Note, VerifierKey, parse_checkpoint, parse_note, verified
+from audit.ledger.sealer import CLOCK_TOLERANCE
 from audit.store.evidence import Row
 from audit.store.ledger import KEY_TYPES
 

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.answers import checks, heads
-from audit.answers.checks import GrowingTree, Told
+from audit.answers.checks import WITHDRAWING, GrowingTree, Told
 from audit.answers.heads import ANCHORED, OPENED, SIGNED, Held, Log
 from audit.answers.verdict import Verdict
-from audit.answers.walk import Findings, Progress, Walk, named, told
+from audit.answers.walk import Findings, Walk, named, told
 from audit.errors import CouldNotTell, ProofRejected, UserError
 from audit.ledger import tree
 from audit.ledger.note import Checkpoint, Note, VerifierKey, parse_checkpoint, parse_note, verified
+from audit.ledger.tiles import Progress
 from audit.store import evidence
 from audit.store.engine import AuditStore
 from audit.store.ledger import KEY_TYPES
@@ -27,7 +28,6 @@ from audit.store.ledger import KEY_TYPES
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-WITHDRAWING = ("privacy.erased", "retention.expired")
 BEFORE = (*KEY_TYPES, OPENED)  # types of the few events that a resumed reading needs of what it does not read
 MOST_SAID = 3  # lines about damage, which has no end
 LEVELS = range(0, 64, tree.TILE_HEIGHT)

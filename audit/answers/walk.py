@@ -6,7 +6,7 @@ leaf's index: nothing is joined, so nothing is passed over. What later checks ne
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -19,10 +19,10 @@ from audit.answers.verdict import MOST_FAULTS, Fault, Verdict
 from audit.errors import ProofRejected
 from audit.events.canonical import timestamp
 from audit.events.event import MAX_ENVELOPE, SALT_BYTES
+from audit.ledger.tiles import Progress
 from audit.ledger.tree import HASH_BYTES, TILE_WIDTH, Node
 from audit.store import evidence
 
-Progress = Callable[[int, int], None]  # events read, of so many
 NEVER = b""  # before every time on record
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from audit.answers.verdict import many
 from audit.cli import output
 from audit.errors import CouldNotTell, InconsistentTree, UserError
 from audit.settings import settings
@@ -150,16 +151,14 @@ def _with_progress(sealing: "Iterator[Sealed]", waiting: int) -> "Iterator[Seale
     """With a bar on a terminal, where there is more than a batch."""
     from audit.ledger.sealer import BATCH
 
-    if waiting <= BATCH or not sys.stderr.isatty():
+    if waiting <= BATCH:
         yield from sealing
         return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        shown = bar.add_task("sealing", total=waiting)
+    sealed = 0
+    with output.bar("sealing") as progress:
         for done in sealing:
-            bar.advance(shown, done.events)
+            sealed += done.events
+            progress(sealed, waiting)
             yield done
 
 
@@ -175,7 +174,7 @@ def _words(done: "Sequence[Sealed]") -> str:
     several = f" · {len(done):,} checkpoints, the last" if len(done) > 1 else " · checkpoint"
     root = done[-1].note.splitlines()[2]
     events = sum(one.events for one in done)
-    return f"sealed {_events(events)} · tree of {done[-1].size:,}{several} {root[:SHOWN_OF_ROOT]}…"
+    return f"sealed {many(events, 'event')} · tree of {done[-1].size:,}{several} {root[:SHOWN_OF_ROOT]}…"
 
 
 def _nothing(found: "Sealing") -> str:
@@ -214,7 +213,9 @@ def _demand_ours(folder: Path, store: "AuditStore", key: "VerifierKey") -> None:
     from audit.ledger.note import parse_key
     from audit.ledger.sealer import demand_past
 
-    kept = {path.name: _text_of(path) for path in (folder / "log.vkey", folder / "checkpoint") if path.exists()}
+    kept = {
+        path.name: text_of(path, STAYS_HINT) for path in (folder / "log.vkey", folder / "checkpoint") if path.exists()
+    }
     if "log.vkey" in kept:
         try:
             name = parse_key(kept["log.vkey"]).name
@@ -230,15 +231,15 @@ def _demand_ours(folder: Path, store: "AuditStore", key: "VerifierKey") -> None:
             raise UserError(f"{folder / 'checkpoint'} is not this log's past: {other.what}", hint=STAYS_HINT) from None
 
 
-def _text_of(path: Path) -> str:
-    """The beginning of a small file. Raises UserError if it cannot be read."""
+def text_of(path: Path, hint: str = "") -> str:
+    """A small file that somebody kept, or the beginning of a large one. Raises UserError if it cannot be read."""
     from audit.ledger.note import MAX_NOTE
 
     try:
         with path.open("rb") as file:
             return file.read(MAX_NOTE + 1).decode(errors="replace")
     except OSError as refused:
-        raise UserError(f"{path} cannot be read ({refused.strerror}).", hint=STAYS_HINT) from None
+        raise UserError(f"{path} cannot be read ({refused.strerror}).", hint=hint) from None
 
 
 def _written(folder: Path, vkey: str, note: str | None) -> list[Path]:
@@ -295,10 +296,6 @@ def _say_changed(done: "Sealed", where: str | None, *, as_json: bool) -> None:
             ("next", "give it to those who keep the old one: audit log-key -o FOLDER"),
         )
     )
-
-
-def _events(count: int) -> str:
-    return f"{count:,} {'event' if count == 1 else 'events'}"
 
 
 def _now() -> str:

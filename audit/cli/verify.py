@@ -9,6 +9,7 @@ import typer
 
 from audit.answers.verdict import many
 from audit.cli import output
+from audit.cli.sealing import text_of
 from audit.errors import CouldNotTell, ProofRejected, UserError
 from audit.roots import shown
 from audit.settings import settings
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from audit.ledger.note import VerifierKey
 
 MAX_DIGITS = 18  # of a size
-MAX_FILE = 1_000_000  # bytes of a checkpoint or a key that are read
 ANSWERS = {"held": "bold green", "did not hold": "bold red", "could not tell": "bold yellow"}
 WIDTH = len("could not tell")
 CHANGED = (
@@ -199,7 +199,7 @@ def _of_store(path: Path | None, trusted: _Trusted, published: Sequence[str], si
     else:
         own = path.parent / "keys" / KEPT
         where = f"in {own}"
-    elsewhere += [(where, _content(own))] if own.exists() else []
+    elsewhere += [(where, text_of(own))] if own.exists() else []
     size = int(since) if since.isdecimal() and len(since) <= MAX_DIGITS else None
     if since and size is None:
         note = _checkpoint(Path(since))
@@ -221,19 +221,11 @@ def _with_settings(trusted: _Trusted) -> _Trusted:
     return replace(trusted, tsa_roots=trusted.tsa_roots or where.tsa_roots, witnesses=trusted.witnesses or named)
 
 
-def _content(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file.read(MAX_FILE + 1).decode(errors="replace")
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}).") from None
-
-
 def _checkpoint(path: Path) -> str:
     """A checkpoint that somebody kept. Raises UserError if the file holds none."""
     from audit.ledger.note import parse_checkpoint, parse_note
 
-    written = _content(path)
+    written = text_of(path)
     try:
         parse_checkpoint(parse_note(written).text)
     except ProofRejected as none:
@@ -247,7 +239,7 @@ def _key(written: str) -> "VerifierKey":
 
     if "+" in written:
         return parse_key(written)
-    lines = [line for line in _content(Path(written)).splitlines() if line.strip()]
+    lines = [line for line in text_of(Path(written)).splitlines() if line.strip()]
     if len(lines) != 1:
         raise UserError(
             f"{written} holds {len(lines)} lines, not one verifier key.", hint="Give the one that you know the log by."

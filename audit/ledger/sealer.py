@@ -42,7 +42,7 @@ BATCH = 10_000  # events a checkpoint at most: others wait for the lock meanwhil
 ALL = sys.maxsize  # a new key's events are the last, and it may sign no checkpoint that does not seal them
 KEPT = "checkpoint"  # beside the key: the last one that this machine signed
 OWN = "checkpoint."  # types of the events that sealing itself brings about
-CLOCK_TOLERANCE = timedelta(minutes=1)
+CLOCK_TOLERANCE = timedelta(seconds=60)  # between two readings of clocks that are set well
 
 Announce = Callable[[VerifierKey | None], Sequence[Event]]
 

@@ -24,7 +24,7 @@ from audit import roots
 from audit.errors import InconsistentTree, ProofRejected, PublicationUnavailable
 from audit.ledger import tree
 from audit.ledger.asking import client_for, demand_address
-from audit.ledger.note import MAX_NOTE, Checkpoint, VerifierKey, parse_note
+from audit.ledger.note import MAX_NOTE, Note, VerifierKey, parse_note
 from audit.ledger.proof import believed_head
 from audit.ledger.tree import TILE_HEIGHT, TILE_WIDTH
 
@@ -58,22 +58,23 @@ def read_published(url: str) -> str:
         return _published_note(get, url)
 
 
-def recompute(url: str, keys: Sequence[VerifierKey], *, progress: Progress | None = None) -> Checkpoint:
-    """The head of the log published at `url`, if everything that is published under it leads to it.
+def recompute(url: str, keys: Sequence[VerifierKey], *, progress: Progress | None = None) -> Note:
+    """The checkpoint of the log published at `url`, if everything that is published under it leads to it.
 
     All entries are read and hashed, every tile is compared with what follows from them, in constant memory. One of
     `keys` must be the log's and have signed the checkpoint. Raises ProofRejected if none has, InconsistentTree naming
     the file that is missing or has other bytes, PublicationUnavailable.
     """
     with _reading(url) as get:
-        head = believed_head(parse_note(_published_note(get, url)), keys)
+        note = parse_note(_published_note(get, url))
+        head = believed_head(note, keys)
         found = _root_of_entries(partial(_demanded, get, roots.shown(url)), head.size, progress or silent)
     if found != head.root:
         raise InconsistentTree(
             f"The entries at {roots.shown(url)} lead to another root than the checkpoint of size {head.size} says.",
             hint="Keep both as they are.",
         )
-    return head
+    return note
 
 
 def tile_path(level: int | str, nth: int, width: int = TILE_WIDTH) -> str:

@@ -16,6 +16,11 @@ HASH_BYTES = 32
 KEY_TYPES = ("key.created", "key.rotated", "key.lost")
 
 
+_WAITING = "seq > (SELECT coalesce(max(event_seq), 0) FROM leaf)"  # an event that has no leaf
+_SIZE = "SELECT coalesce(max(idx) + 1, 0) FROM leaf"
+_SIGNED_AT = "SELECT time FROM event WHERE type = 'checkpoint.signed' ORDER BY time DESC LIMIT 1"
+
+
 @dataclass(frozen=True, slots=True)
 class Sealing:
     """How much of the record is sealed."""
@@ -29,7 +34,7 @@ class Sealing:
 
 def size(connection: Connection) -> int:
     """Leaves in the tree."""
-    return int(connection.execute(text("SELECT coalesce(max(idx) + 1, 0) FROM leaf")).scalar_one())
+    return int(connection.execute(text(_SIZE)).scalar_one())
 
 
 Waiting = tuple[int, str, bytes]  # an event without a leaf: seq, type, envelope's bytes
@@ -40,8 +45,7 @@ def unsealed(connection: Connection, at_most: int) -> list[Waiting]:
     commits in the order of seq. By the driver's own cursor, for these may be many."""
     rows = connection.connection.cursor()
     rows.execute(
-        """SELECT seq, type, CAST(envelope AS BLOB) FROM event
-            WHERE seq > (SELECT coalesce(max(event_seq), 0) FROM leaf) ORDER BY seq LIMIT ?""",
+        f"SELECT seq, type, CAST(envelope AS BLOB) FROM event WHERE {_WAITING} ORDER BY seq LIMIT ?",
         (at_most,),
     )
     return list(rows.fetchall())
@@ -54,7 +58,7 @@ def add_leaves(connection: Connection, first: int, leaves: Sequence[bytes]) -> N
         f"""INSERT INTO leaf (idx, event_seq, hash)
             SELECT ? + nth, seq, substr(?, 1 + {HASH_BYTES} * nth, {HASH_BYTES}) FROM
               (SELECT seq, row_number() OVER (ORDER BY seq) - 1 AS nth FROM event
-                WHERE seq > (SELECT coalesce(max(event_seq), 0) FROM leaf) ORDER BY seq LIMIT ?)""",
+                WHERE {_WAITING} ORDER BY seq LIMIT ?)""",
         (first, b"".join(leaves), len(leaves)),
     )
 
@@ -128,16 +132,6 @@ def add_anchor(connection: Connection, event_seq: int, size: int, kind: str, evi
         text("INSERT INTO anchor (event_seq, size, kind, evidence) VALUES (:event_seq, :size, :kind, :evidence)"),
         {"event_seq": event_seq, "size": size, "kind": kind, "evidence": evidence},
     )
-
-
-def anchors(connection: Connection, kinds: Iterable[str]) -> Sequence[Row[Any]]:
-    """(event_seq, size, kind, evidence) of every anchor of these kinds, the oldest first."""
-    wanted = tuple(kinds)
-    marks = ", ".join(f":kind{nth}" for nth in range(len(wanted)))
-    return connection.execute(
-        text(f"SELECT event_seq, size, kind, evidence FROM anchor WHERE kind IN ({marks}) ORDER BY event_seq"),
-        {f"kind{nth}": kind for nth, kind in enumerate(wanted)},
-    ).all()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,19 +245,14 @@ def not_sealed(store: AuditStore) -> tuple[int, str | None]:
     """How many events wait to be sealed, and since when the oldest; those that sealing itself makes do not count."""
     with store.reading() as connection:
         count, oldest = connection.execute(
-            text(
-                """SELECT count(*), min(recorded_at) FROM event
-                    WHERE seq > (SELECT coalesce(max(event_seq), 0) FROM leaf) AND type NOT GLOB 'checkpoint.*'"""
-            )
+            text(f"SELECT count(*), min(recorded_at) FROM event WHERE {_WAITING} AND type NOT GLOB 'checkpoint.*'")
         ).one()
     return int(count), oldest
 
 
 def last_signed_at(connection: Connection) -> str | None:
     """When the last checkpoint was signed, by the clock of who signed it."""
-    return connection.execute(
-        text("SELECT time FROM event WHERE type = 'checkpoint.signed' ORDER BY time DESC LIMIT 1")
-    ).scalar_one_or_none()
+    return connection.execute(text(_SIGNED_AT)).scalar_one_or_none()
 
 
 def key_events(connection: Connection) -> list[tuple[Recorded, str | None]]:
@@ -281,11 +270,8 @@ def sealing(store: AuditStore) -> Sealing:
     with store.reading() as connection:
         row = connection.execute(
             text(
-                """SELECT (SELECT coalesce(max(idx) + 1, 0) FROM leaf),
-                          (SELECT count(*) FROM event WHERE seq > (SELECT coalesce(max(event_seq), 0) FROM leaf)),
-                          (SELECT count(*) FROM checkpoint),
-                          (SELECT count(*) FROM anchor),
-                          (SELECT time FROM event WHERE type = 'checkpoint.signed' ORDER BY time DESC LIMIT 1)"""
+                f"""SELECT ({_SIZE}), (SELECT count(*) FROM event WHERE {_WAITING}),
+                           (SELECT count(*) FROM checkpoint), (SELECT count(*) FROM anchor), ({_SIGNED_AT})"""
             )
         ).one()
     return Sealing(*row)

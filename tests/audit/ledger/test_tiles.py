@@ -30,10 +30,20 @@ from audit.errors import InconsistentTree, NotFound, ProofRejected, PublicationU
 from audit.events.canonical import digest_of
 from audit.events.event import Event, make_event
 from audit.events.payloads import AnchorFacts, KeyFacts, StoreFacts
-from audit.ledger.note import COSIGNATURE, SigningKey, VerifierKey, cosignature, parse_checkpoint, parse_note, verified
+from audit.ledger import tiles
+from audit.ledger.note import (
+    COSIGNATURE,
+    Checkpoint,
+    SigningKey,
+    VerifierKey,
+    cosignature,
+    parse_checkpoint,
+    parse_note,
+    verified,
+)
 from audit.ledger.publisher import Published, publish
 from audit.ledger.sealer import seal
-from audit.ledger.tiles import read_published, recompute, tile_path
+from audit.ledger.tiles import read_published, tile_path
 from audit.store import ledger, read
 from audit.store.append import append, insert_event
 from audit.store.engine import AuditStore, open_store, opened
@@ -53,6 +63,11 @@ def store(home: Path) -> AuditStore:
 def place(tmp_path: Path) -> Path:
     """A folder, not there yet, that the log is published to."""
     return tmp_path / "log"
+
+
+def recompute(url: str, keys: list[VerifierKey]) -> Checkpoint:
+    """The head that everything published there leads to."""
+    return parse_checkpoint(tiles.recompute(url, keys).text)
 
 
 def founded(store: AuditStore, key: SigningKey) -> AuditStore:
