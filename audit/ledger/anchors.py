@@ -147,7 +147,7 @@ def _filed(store: AuditStore, target: Authority | Witness, word: _Word, actor: s
         subject=f"checkpoint/{word.of.size}",
         actor=actor,
     )
-    with store.writing() as connection:
+    with store.deciding() as connection:
         if known := _on_record(connection, word.of, target):
             return known
         seq = insert_event(connection, event)

@@ -146,7 +146,7 @@ def _brought_up_to_date(store: AuditStore, place: Place, actor: str, progress: P
     if not _head_replaced(place, ours.note, found):
         return None
     event = _told(ours.head.size, place.shown, files + 1, actor)
-    with store.writing() as connection:
+    with store.deciding() as connection:
         insert_event(connection, event)
     return Published(ours.head.size, ours.was, files + 1, place.shown, unsealed, event)
 

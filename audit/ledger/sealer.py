@@ -86,7 +86,7 @@ def seal(
     Raises InconsistentTree if the store does not continue what was signed, KeyUnavailable if `key` is not the log's,
     StoreUnavailable.
     """
-    with store.writing() as connection:
+    with store.deciding() as connection:
         current = current_key(ledger.key_events(connection))
         announced = announce(current) if announce else ()
         for event in announced:

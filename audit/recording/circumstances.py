@@ -52,7 +52,8 @@ def actor() -> str:
     """
     where = settings()
     try:
-        if not store_path(where).exists():
+        path = store_path(where)
+        if path is not None and not path.exists():
             create_mask_key(where.keys_path)
         return _actor(where.keys_path)
     except (KeyUnavailable, StoreUnavailable):

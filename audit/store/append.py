@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, select
 
 from audit.errors import StoreUnavailable
 from audit.events.event import Event
@@ -29,7 +30,7 @@ def append_decided(store: AuditStore, decide: Callable[[Connection], Sequence[Ev
     """
     from audit.store import tables  # noqa: F401  # takes a second, for which nobody should have to wait
 
-    with store.writing() as connection:
+    with store.deciding() as connection:
         events = decide(connection)
         for event in events:
             insert_event(connection, event)
@@ -41,10 +42,17 @@ def insert_event(connection: Connection, event: Event) -> int | None:
     from audit.store.tables import EVENT, PAYLOAD
 
     columns = {name: getattr(event, name) for name in _COLUMNS}
-    seq = connection.execute(insert(EVENT).returning(EVENT.c.seq), columns).scalar()
+    first = _insert(connection)(EVENT).on_conflict_do_nothing(index_elements=["id"]).returning(EVENT.c.seq)
+    seq = connection.execute(first, columns).scalar()
     if seq is None:
         if connection.execute(select(EVENT.c.seq).where(EVENT.c.id == event.id)).scalar() is None:
             raise StoreUnavailable(f"The store takes no {event.type} and does not say why.", hint="See `audit status`.")
         return None
-    connection.execute(insert(PAYLOAD), {"event_seq": seq, "salt": event.salt, "body": event.body})
+    connection.execute(PAYLOAD.insert(), {"event_seq": seq, "salt": event.salt, "body": event.body})
     return int(seq)
+
+
+def _insert(connection: Connection) -> "Callable[..., Any]":
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    return postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert

@@ -128,7 +128,7 @@ FLOW_RUN = _run_view(
 )
 
 # Every place where an event names a dataset version that its stage made.
-_MADE = (
+MADE = (
     ("dataset.ingested", "$"),
     ("dataset.transformed", "$"),
     ("dataset.validated", "$.valid"),
@@ -147,7 +147,7 @@ DATASET_VERSION = "CREATE VIEW dataset_version AS " + " UNION ALL ".join(
                e.time AS made_at, e.flow_run_id, e.task_run_id, e.seq AS event_seq, e.id AS event_id
           FROM event e JOIN payload p ON p.event_seq = e.seq
          WHERE e.type = '{type}' AND json_extract(p.body, '{at}.digest') IS NOT NULL"""
-    for type, at in _MADE
+    for type, at in MADE
 )
 
 VIEWS = (TASK_RUN, FLOW_RUN, DATASET_VERSION)

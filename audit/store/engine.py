@@ -1,4 +1,5 @@
-"""Opening the audit store: SQLite in WAL mode, every commit on disk, made or migrated on first open."""
+"""Opening the audit store: SQLite in WAL mode, made or migrated on first open; or PostgreSQL, which only `audit init`
+makes. Either way a commit is on disk when it returns."""
 
 import fcntl
 import os
@@ -17,43 +18,77 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from audit.errors import StoreBusy, StoreUnavailable
 from audit.settings import Settings, settings
 
-HEAD = "0002"  # the newest migration; a test holds it against the migrations folder
+HEAD = "0003"  # the newest migration; a test holds it against the migrations folder
 NO_STORE_HINT = "Set AUDIT_HOME to the folder that holds it; `audit init` makes a new one."
 BUSY_SECONDS = 5  # how long a write waits for others before it goes to the spool
+SCHEMA = "audit"  # of PostgreSQL, so that nothing of a neighbour in the same database is in the way
+DECIDING = 0x6175646974  # "audit": the advisory lock of who decides by what is on record
+BUSY_STATES = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock_detected, serialization_failure
 
 
 @dataclass(frozen=True)
 class AuditStore:
     """An open store. Appends and queries take it; it holds no more than its engine."""
 
-    path: Path
     engine: Engine
+    path: Path | None  # the file; None on PostgreSQL
+
+    @property
+    def name(self) -> str:
+        """As people know it: the file, or the database without its password."""
+        return str(self.path or self.engine.url.set(drivername="postgresql").render_as_string(hide_password=True))
+
+    @property
+    def is_postgres(self) -> bool:
+        return self.path is None
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A connection for queries. Raises StoreUnavailable if the database does not answer."""
-        with _named(self.path), self.engine.connect() as connection:
+        """A connection on which all queries see one state of the store. Raises StoreUnavailable."""
+        with _named(self.name), self.engine.connect() as connection:
+            if self.is_postgres:
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             yield connection
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        """One write transaction, the lock taken at its start. Raises StoreUnavailable."""
-        with _named(self.path), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        """One transaction that appends; on SQLite under the file's lock from its start. Raises StoreUnavailable."""
+        with _named(self.name), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+            yield connection
+
+    @contextmanager
+    def deciding(self) -> Iterator[Connection]:
+        """One transaction that writes what follows from what it reads. Of two at once the second waits and then reads
+        what the first wrote. Who only appends does not wait for either. Raises StoreUnavailable, StoreBusy."""
+        with self.writing() as connection:
+            if self.is_postgres:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": DECIDING})
             yield connection
 
 
 def open_store(where: Settings | None = None) -> AuditStore:
-    """This process's store, made or migrated if need be. Raises StoreUnavailable."""
-    where = where or settings()
-    return _open(store_path(where), os.getpid())
+    """This process's store. A SQLite file is made or migrated if need be. Raises StoreUnavailable."""
+    return _open(store_url(where or settings()), os.getpid())
 
 
 def open_existing(where: Settings | None = None) -> AuditStore:
     """The store, for a command that only reads: one that is not there is not made."""
     where = where or settings()
     path = store_path(where)
-    if not path.exists():
+    if path is not None and not path.exists():
         raise StoreUnavailable(f"There is no audit store at {path}.", hint=NO_STORE_HINT)
+    return open_store(where)
+
+
+def make_store(where: Settings | None = None) -> AuditStore:
+    """The store, made or migrated, on PostgreSQL too, where that takes the rights of its owner."""
+    where = where or settings()
+    url = store_url(where)
+    if store_path(where) is None:
+        store = AuditStore(_postgres(url), None)
+        with _named(store.name):
+            _make_or_migrate(store.engine)
+        store.engine.dispose()
     return open_store(where)
 
 
@@ -62,30 +97,38 @@ def close_stores() -> None:
     _open.cache_clear()
 
 
-def store_path(where: Settings) -> Path:
-    """The store's file. Raises StoreUnavailable if AUDIT_DATABASE_URL names another kind of database."""
+def store_path(where: Settings) -> Path | None:
+    """The store's file; None where it is in PostgreSQL. Raises StoreUnavailable as `store_url` does."""
+    url = store_url(where)
+    return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+
+
+def store_url(where: Settings) -> URL:
+    """Where the store is. Raises StoreUnavailable if AUDIT_DATABASE_URL names another kind of database."""
     if where.database_url is None:
-        return where.home / "audit.db"
+        return URL.create("sqlite", database=str(where.home / "audit.db"))
     try:
-        parsed = make_url(where.database_url)
+        url = make_url(where.database_url)
     except ArgumentError:
-        parsed = None
-    if parsed is None or parsed.get_backend_name() != "sqlite" or not parsed.database:
+        url = URL.create("none")
+    if url.drivername in ("postgres", "postgresql", "postgresql+psycopg"):
+        return url.set(drivername="postgresql+psycopg")
+    if url.get_backend_name() != "sqlite" or not url.database:
         raise StoreUnavailable(
-            "AUDIT_DATABASE_URL does not name a SQLite file, which the store is.",
-            hint="Use sqlite:///PATH or leave it unset.",
+            "AUDIT_DATABASE_URL names neither PostgreSQL nor a SQLite file.",
+            hint="Use postgresql://USER:PASSWORD@HOST/DATABASE or sqlite:///PATH, or leave it unset.",
         )
-    return Path(parsed.database)
+    return url
 
 
 def opened(path: Path) -> AuditStore:
     """A SQLite file as it is, with durable commits and transactions that begin when we say so."""
-    return AuditStore(path, _engine(path))
+    return AuditStore(_sqlite(URL.create("sqlite", database=str(path))), path)
 
 
-def _engine(path: Path) -> Engine:
+def _sqlite(url: URL) -> Engine:
     engine = create_engine(
-        URL.create("sqlite", database=str(path)),
+        url,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
         max_overflow=-1,  # threads wait for the file's lock, which is told; waiting for a connection would not be
     )
@@ -104,57 +147,110 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
+def _postgres(url: URL) -> Engine:
+    try:
+        engine = create_engine(
+            url,
+            connect_args={"connect_timeout": BUSY_SECONDS, "application_name": "prefect-audit"},
+            pool_pre_ping=True,  # a database that was started again is met with a new connection, not with an error
+            max_overflow=-1,
+        )
+    except ImportError:
+        raise StoreUnavailable(
+            "AUDIT_DATABASE_URL names PostgreSQL, whose driver is not installed.",
+            hint="pip install 'prefect-audit[postgres]'",
+        ) from None
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"SET search_path TO {SCHEMA}, pg_temp; SET synchronous_commit TO on; "
+                f"SET lock_timeout TO '{BUSY_SECONDS}s'; SET timezone TO 'UTC'"
+            )
+        connection.commit()
+
+    return engine
+
+
 @lru_cache(maxsize=8)
-def _open(path: Path, _process: int) -> AuditStore:
-    with _named(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store = opened(path)
-        if _version(store.engine, path) != HEAD:
-            _make_or_migrate(store.engine, path)
+def _open(url: URL, _process: int) -> AuditStore:
+    if url.get_backend_name() == "sqlite":
+        return _opened_file(url)
+    store = AuditStore(_postgres(url), None)
+    with _named(store.name):
+        found = _version(store.engine)
+    if found != HEAD:
+        raise StoreUnavailable(
+            f"{store.name} has no audit store yet."
+            if found is None
+            else f"{store.name} has schema {found}, this release needs {HEAD}.",
+            hint="Run `audit init` as the owner of the database.",
+        )
     return store
 
 
-def _version(engine: Engine, path: Path) -> str | None:
-    """The store's migration, None for a new file. Raises StoreUnavailable for somebody else's database."""
+def _opened_file(url: URL) -> AuditStore:
+    path = Path(url.database or "")
+    with _named(str(path)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store = opened(path)
+        if _version(store.engine) != HEAD:
+            with path.with_suffix(".lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                _make_or_migrate(store.engine)
+    return store
+
+
+def _make_or_migrate(engine: Engine) -> None:
+    """Bring the store to HEAD; two processes at once: the second finds it done."""
+    from audit.store.migrations import upgrade
+
+    if _version(engine) != HEAD:
+        upgrade(engine)
+
+
+def _version(engine: Engine) -> str | None:
+    """The store's migration, None for a new one. Raises StoreUnavailable for somebody else's database."""
+    of = (
+        f"SELECT tablename FROM pg_tables WHERE schemaname = '{SCHEMA}'"
+        if engine.dialect.name == "postgresql"
+        else "SELECT name FROM sqlite_master WHERE type = 'table'"
+    )
+    name = engine.url.render_as_string() if engine.dialect.name == "postgresql" else engine.url.database
     with engine.connect() as connection:
-        tables = set(connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars())
+        tables = set(connection.execute(text(of)).scalars())
         if not tables:
             return None
         if not {"alembic_version", "event"} <= tables:
-            raise StoreUnavailable(f"{path} is a database of another application.", hint="Set AUDIT_HOME elsewhere.")
+            raise StoreUnavailable(f"{name} is a database of another application.", hint="Set AUDIT_HOME elsewhere.")
         version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if version is not None and version > HEAD:
-        raise StoreUnavailable(f"{path} was made by a newer release (schema {version}).", hint="Update prefect-audit.")
+        raise StoreUnavailable(f"{name} was made by a newer release (schema {version}).", hint="Update prefect-audit.")
     return version
 
 
-def _make_or_migrate(engine: Engine, path: Path) -> None:
-    """Bring the file to HEAD; two processes at once: the second finds it done."""
-    from audit.store.migrations import upgrade
-
-    with path.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if _version(engine, path) != HEAD:
-            upgrade(engine)
-
-
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
     """Turn the driver's errors into one line that names the store and the way out."""
     try:
         yield
     except (DBAPIError, sqlite3.Error) as failed:  # the latter where a query has the driver's own cursor
         said = failed.orig if isinstance(failed, DBAPIError) else failed
-        busy = getattr(said, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-        raise _cannot(path, str(said), StoreBusy if busy else StoreUnavailable) from failed
+        busy = (
+            getattr(said, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+            or getattr(said, "sqlstate", None) in BUSY_STATES
+        )
+        why = next(iter(str(said).splitlines()), type(said).__name__)  # of PostgreSQL's the first line says it
+        raise _cannot(name, why, StoreBusy if busy else StoreUnavailable) from failed
     except SQLAlchemyError as failed:
-        raise _cannot(path, type(failed).__name__) from failed
+        raise _cannot(name, type(failed).__name__) from failed
     except OSError as failed:
-        raise _cannot(path, failed.strerror or str(failed)) from failed
+        raise _cannot(name, failed.strerror or str(failed)) from failed
 
 
-def _cannot(path: Path, why: str, kind: type[StoreUnavailable] = StoreUnavailable) -> StoreUnavailable:
+def _cannot(name: str, why: str, kind: type[StoreUnavailable] = StoreUnavailable) -> StoreUnavailable:
     return kind(
-        f"{path} cannot be used ({why}).",
+        f"{name} cannot be used ({why}).",
         hint="Set AUDIT_HOME to a folder that can be written, or AUDIT_DATABASE_URL.",
     )

@@ -3,8 +3,12 @@
 Importing sqlmodel takes a second, so only what writes imports this module; readers use text SQL.
 """
 
-from sqlalchemy import Column, ForeignKey, Index, Integer, LargeBinary, Text, text
+from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, Integer, LargeBinary, Text, text
 from sqlmodel import Field, SQLModel
+
+_TEXT = Text().with_variant(Text(collation="C"), "postgresql")
+_NUMBER = Integer().with_variant(BigInteger(), "postgresql")
+_OF_TASK, _OF_FLOW = text("task_run_id IS NOT NULL"), text("flow_run_id IS NOT NULL")
 
 
 class EventRow(SQLModel, table=True):
@@ -12,27 +16,27 @@ class EventRow(SQLModel, table=True):
 
     __tablename__ = "event"
     __table_args__ = (
-        Index("event_task_run", "task_run_id", "time", "type", sqlite_where=text("task_run_id IS NOT NULL")),
-        Index("event_flow_run", "flow_run_id", sqlite_where=text("flow_run_id IS NOT NULL")),
+        Index("event_task_run", "task_run_id", "time", "type", sqlite_where=_OF_TASK, postgresql_where=_OF_TASK),
+        Index("event_flow_run", "flow_run_id", sqlite_where=_OF_FLOW, postgresql_where=_OF_FLOW),
         Index("event_type_time", "type", "time"),
     )
 
-    seq: int | None = Field(default=None, sa_column=Column(Integer, primary_key=True))
-    id: str = Field(sa_column=Column(Text, nullable=False, unique=True))
-    source: str = Field(sa_column=Column(Text, nullable=False))
-    type: str = Field(sa_column=Column(Text, nullable=False))
-    subject: str = Field(sa_column=Column(Text, nullable=False))
-    time: str = Field(sa_column=Column(Text, nullable=False))
-    severity: str = Field(sa_column=Column(Text, nullable=False))
-    actor: str = Field(sa_column=Column(Text, nullable=False))
-    flow_run_id: str | None = Field(default=None, sa_column=Column(Text))
-    task_run_id: str | None = Field(default=None, sa_column=Column(Text))
-    deployment: str | None = Field(default=None, sa_column=Column(Text))
-    trace_id: str | None = Field(default=None, sa_column=Column(Text))
-    schema_version: int = Field(sa_column=Column(Integer, nullable=False))
-    recorded_at: str = Field(sa_column=Column(Text, nullable=False))
-    payload_hash: str = Field(sa_column=Column(Text, nullable=False))
-    envelope: str = Field(sa_column=Column(Text, nullable=False))
+    seq: int | None = Field(default=None, sa_column=Column(_NUMBER, Identity(always=True), primary_key=True))
+    id: str = Field(sa_column=Column(_TEXT, nullable=False, unique=True))
+    source: str = Field(sa_column=Column(_TEXT, nullable=False))
+    type: str = Field(sa_column=Column(_TEXT, nullable=False))
+    subject: str = Field(sa_column=Column(_TEXT, nullable=False))
+    time: str = Field(sa_column=Column(_TEXT, nullable=False))
+    severity: str = Field(sa_column=Column(_TEXT, nullable=False))
+    actor: str = Field(sa_column=Column(_TEXT, nullable=False))
+    flow_run_id: str | None = Field(default=None, sa_column=Column(_TEXT))
+    task_run_id: str | None = Field(default=None, sa_column=Column(_TEXT))
+    deployment: str | None = Field(default=None, sa_column=Column(_TEXT))
+    trace_id: str | None = Field(default=None, sa_column=Column(_TEXT))
+    schema_version: int = Field(sa_column=Column(_NUMBER, nullable=False))
+    recorded_at: str = Field(sa_column=Column(_TEXT, nullable=False))
+    payload_hash: str = Field(sa_column=Column(_TEXT, nullable=False))
+    envelope: str = Field(sa_column=Column(_TEXT, nullable=False))
 
 
 class PayloadRow(SQLModel, table=True):
@@ -40,9 +44,9 @@ class PayloadRow(SQLModel, table=True):
 
     __tablename__ = "payload"
 
-    event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), primary_key=True))
+    event_seq: int = Field(sa_column=Column(_NUMBER, ForeignKey("event.seq"), primary_key=True))
     salt: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    body: str = Field(sa_column=Column(Text, nullable=False))
+    body: str = Field(sa_column=Column(_TEXT, nullable=False))
 
 
 class WithdrawalRow(SQLModel, table=True):
@@ -50,8 +54,8 @@ class WithdrawalRow(SQLModel, table=True):
 
     __tablename__ = "withdrawal"
 
-    event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), primary_key=True))
-    by_event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), nullable=False))
+    event_seq: int = Field(sa_column=Column(_NUMBER, ForeignKey("event.seq"), primary_key=True))
+    by_event_seq: int = Field(sa_column=Column(_NUMBER, ForeignKey("event.seq"), nullable=False))
 
 
 class LeafRow(SQLModel, table=True):
@@ -59,8 +63,8 @@ class LeafRow(SQLModel, table=True):
 
     __tablename__ = "leaf"
 
-    idx: int = Field(sa_column=Column(Integer, primary_key=True))
-    event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), nullable=False, unique=True))
+    idx: int = Field(sa_column=Column(_NUMBER, primary_key=True))
+    event_seq: int = Field(sa_column=Column(_NUMBER, ForeignKey("event.seq"), nullable=False, unique=True))
     hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 
@@ -70,8 +74,8 @@ class NodeRow(SQLModel, table=True):
     __tablename__ = "node"
     __table_args__ = ({"sqlite_with_rowid": False},)
 
-    level: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
-    idx: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    level: int = Field(sa_column=Column(_NUMBER, primary_key=True, autoincrement=False))
+    idx: int = Field(sa_column=Column(_NUMBER, primary_key=True, autoincrement=False))
     hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 
@@ -80,8 +84,8 @@ class CheckpointRow(SQLModel, table=True):
 
     __tablename__ = "checkpoint"
 
-    size: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
-    note: str = Field(sa_column=Column(Text, nullable=False))
+    size: int = Field(sa_column=Column(_NUMBER, primary_key=True, autoincrement=False))
+    note: str = Field(sa_column=Column(_TEXT, nullable=False))
 
 
 class AnchorRow(SQLModel, table=True):
@@ -89,9 +93,9 @@ class AnchorRow(SQLModel, table=True):
 
     __tablename__ = "anchor"
 
-    event_seq: int = Field(sa_column=Column(Integer, ForeignKey("event.seq"), primary_key=True))
-    size: int = Field(sa_column=Column(Integer, ForeignKey("checkpoint.size"), nullable=False))
-    kind: str = Field(sa_column=Column(Text, nullable=False))
+    event_seq: int = Field(sa_column=Column(_NUMBER, ForeignKey("event.seq"), primary_key=True))
+    size: int = Field(sa_column=Column(_NUMBER, ForeignKey("checkpoint.size"), nullable=False))
+    kind: str = Field(sa_column=Column(_TEXT, nullable=False))
     evidence: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 
 

@@ -20,8 +20,14 @@ def config() -> "Config":
 def upgrade(engine: "Engine") -> None:
     """Bring the database to the newest migration in one transaction."""
     from alembic import command
+    from sqlalchemy import text
+
+    from audit.store.engine import DECIDING, SCHEMA
 
     with engine.connect().execution_options(writes=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": DECIDING})
+            connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
         settings = config()
         settings.attributes["connection"] = connection
         command.upgrade(settings, "head")
