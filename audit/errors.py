@@ -15,7 +15,10 @@ AuditError                 1  something did not hold
 ├── InconsistentTree       1  what the store holds does not continue what was signed
 └── CouldNotTell           2  no answer, for lack of what it takes
     ├── StoreUnavailable      the store cannot be opened, read or written
-    │   └── StoreBusy         others were writing for longer than we wait
+    │   ├── StoreBusy         others were writing for longer than we wait
+    │   ├── NotPermitted      the database's login may not do this
+    │   ├── StoreRefused      the store is there, but a guard or a constraint of it refuses this
+    │   └── StoreDamaged      its file is damaged, no database, or another application's
     ├── ArtifactUnavailable   bytes that an address names are gone or differ
     ├── AnchorUnavailable     an authority or a witness does not answer
     ├── KeyUnavailable        a key file is missing or open to others
@@ -105,6 +108,18 @@ class StoreUnavailable(CouldNotTell):
 
 class StoreBusy(StoreUnavailable):
     """Others were writing for longer than we wait: what they decide meanwhile is not known."""
+
+
+class NotPermitted(StoreUnavailable):
+    """The login that AUDIT_DATABASE_URL names has no right to do this."""
+
+
+class StoreRefused(StoreUnavailable):
+    """The store can be written, but a guard or a constraint of it refuses just this."""
+
+
+class StoreDamaged(StoreUnavailable):
+    """The file is damaged, no database at all, or another application's: it is left as it is."""
 
 
 class ArtifactUnavailable(CouldNotTell):

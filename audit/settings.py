@@ -15,10 +15,12 @@ AUDIT_LOG_KEY_BLOCK  the Prefect Secret block that holds it
 AUDIT_TSA_URL        a time stamp authority (RFC 3161) that checkpoints are stamped by
 AUDIT_TSA_ROOTS      PEM file of the authorities' roots that are believed
 AUDIT_WITNESSES      file of witnesses, a line each: verifier key, space, URL (c2sp.org/tlog-witness)
+AUDIT_RETENTION      how long payloads of events of no spec are kept: `25 months`, `2 years`; default: `forever`
 AUDIT_PUBLISH_URL    a folder, s3://, gs:// or az:// that the log is published to (c2sp.org/tlog-tiles)
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -26,9 +28,10 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, cast
 
-from audit.errors import UserError
+from audit.errors import AuditError, UserError
 
 Mode = Literal["spool", "strict"]
+_KEPT = re.compile(r"forever|[1-9][0-9]{0,2} (month|year)s?")  # as in a spec's `retention`
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,15 @@ class Settings:
     tsa_roots: Path | None = None
     witnesses: Path | None = None
     publish_url: str | None = field(default=None, repr=False)
+    retention: str = "forever"
 
     @property
     def spool_path(self) -> Path:
         return self.home / "spool.db"
+
+    @property
+    def lost_path(self) -> Path:
+        return self.home / "spool.lost"
 
     @property
     def keys_path(self) -> Path:
@@ -73,6 +81,14 @@ class Settings:
 def settings() -> Settings:
     """This process's settings. Tests that change the environment call `settings.cache_clear()`."""
     return read_settings(os.environ, Path.cwd())
+
+
+def strict() -> bool:
+    """Whether nothing may run unrecorded. Settings that cannot be read, of which each event warns, may mean it too."""
+    try:
+        return settings().mode == "strict"
+    except AuditError:
+        return os.environ.get("AUDIT_MODE") not in (None, "", "spool")  # a word that is not known may mean strict
 
 
 def read_settings(environ: Mapping[str, str], start: Path) -> Settings:
@@ -101,7 +117,14 @@ def read_settings(environ: Mapping[str, str], start: Path) -> Settings:
         tsa_roots=_path(environ.get("AUDIT_TSA_ROOTS")),
         witnesses=_path(environ.get("AUDIT_WITNESSES")),
         publish_url=environ.get("AUDIT_PUBLISH_URL") or None,
+        retention=_retention(environ.get("AUDIT_RETENTION") or "forever"),
     )
+
+
+def _retention(written: str) -> str:
+    if not _KEPT.fullmatch(written):
+        raise UserError(f"AUDIT_RETENTION is {written!r}.", hint="Set it to `25 months`, `2 years` or `forever`.")
+    return written
 
 
 def _path(written: str | None) -> Path | None:

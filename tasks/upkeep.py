@@ -21,13 +21,14 @@ from audit.roots import folder_of
 from audit.settings import settings
 from audit.spec.model import Spec
 from audit.store import read
-from audit.store.engine import open_existing, store_path
+from audit.store.engine import open_existing
 from tasks import _frames as frames
 
 LATE = timedelta(minutes=15)  # so long after its time a run has not started because nothing starts it
 LAST_PART = 0.25  # of the time for an answer, in which people are reminded
 SEALED_WITHIN = timedelta(hours=1)  # a run that ends seals, and `audit seal --watch` every few seconds
 RECENT = timedelta(days=7)  # messages that are looked at
+LOOKED_BACK = timedelta(hours=2)  # for flow runs that ended with task runs missing: the check is made every hour
 GIB = 1 << 30
 
 Verdict = Literal["in order", "not in order", "could not tell", "skipped"]
@@ -71,12 +72,13 @@ def look_after(spec: Spec, min_free_gb: float) -> tuple[Check, ...]:
 def store_holds(about: Subject) -> Check:
     """The store opens, its pages are whole, and the triggers that guard it are those that it was made with."""
     store = open_existing()
-    path = store_path(settings())
     if damage := read.damage(store):
-        return _wrong("store", f"{path} is damaged ({damage}). Keep the file as it is and bring back a copy.")
+        return _wrong("store", f"{store.name} is damaged ({damage}). Keep it as it is and bring back a copy.")
     if not read.guards_in_place(store):
-        return _wrong("store", f"{path} has not the triggers that it was made with. See `audit status`; keep the file.")
-    return _fine("store", f"{path}, guards in place")
+        return _wrong("store", f"{store.name} has not the triggers that it was made with. See `audit status`; keep it.")
+    if unsafe := read.not_durable(store):
+        return _wrong("store", f"{store.name} runs with {' and '.join(unsafe)} off: a power cut loses what was recorded.")
+    return _fine("store", f"{store.name}, guards in place")
 
 
 def spool_is_empty(about: Subject) -> Check:
@@ -98,9 +100,9 @@ def record_is_sealed(about: Subject) -> Check:
     from audit.store import ledger
 
     if key := signing_key(settings()):
-        for _ in seal_all(settings(), key, tell=tell):
+        for _ in seal_all(settings(), key, tell=tell, whole=True):
             pass
-    count, oldest = ledger.not_sealed(open_existing())
+    count, oldest = ledger.not_sealed(open_existing(), whole=True)
     if oldest and oldest < timestamp(about.now - SEALED_WITHIN):
         since = f"{count:,} events are not sealed, the oldest since {oldest[:16].replace('T', ' ')} UTC"
         return _wrong("sealing", f"{since}. Run `audit seal --watch` where the log's key is.")
@@ -142,9 +144,31 @@ def log_is_published(about: Subject) -> Check:
     return _fine("publication", f"the checkpoint of size {done.size:,} is at {done.to}")
 
 
+def record_is_complete(about: Subject) -> Check:
+    """What only Prefect knows is put on record, runs whose process is gone are given up, and no process of the last
+    hours saw task runs begin that are not on record."""
+    from prefect.settings import PREFECT_API_URL
+
+    from audit.answers.completeness import statements
+    from audit.recording.reconcile import reconcile
+
+    found = reconcile(open_existing())
+    lost = [one for one in statements(open_existing(), about.now - LOOKED_BACK) if one.still_missing]
+    if lost:
+        named = ", ".join(f"{len(one.still_missing):,} of {one.flow_run['name']}" for one in lost)
+        return _wrong("completeness", f"task runs that began are not on record: {named}. See `audit completeness`.")
+    if found.unknown and not PREFECT_API_URL.value():
+        return _skipped("completeness", "no Prefect server is configured")
+    if found.unknown:
+        return Check(name="completeness", verdict="could not tell", detail=found.unknown)
+    added = "".join(f", {count:,} {type}" for type, count in sorted(found.appended.items()))
+    return _fine("completeness", f"{found.task_runs.total():,} task runs that Prefect knows are on record{added}")
+
+
 def disk_has_room(about: Subject) -> Check:
-    """Where store and artifacts live there is room for more."""
-    folders = [settings().home, store_path(settings()).parent, folder_of(settings().artifacts_url)]
+    """Where store and artifacts live there is room for more. A database on a server has its disk there, not here."""
+    store = open_existing().path
+    folders = [settings().home, store and store.parent, folder_of(settings().artifacts_url)]
     free = {root: shutil.disk_usage(_existing(root)).free / GIB for root in dict.fromkeys(folders) if root}
     root, least = min(free.items(), key=lambda known: known[1])
     if least < about.min_free_gb:
@@ -213,6 +237,7 @@ def messages_arrive(about: Subject) -> Check:
 CHECKS: dict[str, Callable[[Subject], Check]] = {
     "store": store_holds,
     "spool": spool_is_empty,
+    "completeness": record_is_complete,
     "sealing": record_is_sealed,
     "anchors": checkpoint_is_anchored,
     "publication": log_is_published,

@@ -209,6 +209,8 @@ def _written(
 
 def _in_words(part: Part) -> str:
     """`run 0199…; types drift.*, model.*`"""
+    if part.called:
+        return part.called
     chosen = (
         (name, value if isinstance(value, str) else ", ".join(value)) for name, value in asdict(part).items() if value
     )
@@ -450,10 +452,10 @@ def _grown(
     return roots
 
 
-def _first_signers(notes: Mapping[int, Note], seq: int, keys: Sequence[VerifierKey]) -> set[VerifierKey]:
-    """Those of `keys` that signed the first checkpoint that seals the event at `seq`."""
+def _first_signers(notes: Mapping[int, Note], place: int, keys: Sequence[VerifierKey]) -> set[VerifierKey]:
+    """Those of `keys` that signed the first checkpoint that seals the event at `place`."""
     try:
-        return set(verified(notes[min(size for size in notes if size >= seq)], keys))
+        return set(verified(notes[min(size for size in notes if size >= place)], keys))
     except ProofRejected:
         return set()
 

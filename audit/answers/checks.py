@@ -142,7 +142,7 @@ class GrowingTree:
 class Told:
     """An event about the log itself, as the envelope and, if it is there and right, the payload say."""
 
-    seq: int
+    place: int  # one more than the leaf's index
     id: str
     type: str
     subject: str
@@ -151,7 +151,7 @@ class Told:
 
     @property
     def about(self) -> str:
-        return f"event {self.id} (leaf {self.seq - 1})"
+        return f"event {self.id} (leaf {self.place - 1})"
 
     @property
     def size(self) -> int | None:
@@ -162,7 +162,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Reign:
-    """From the event at seq `since` on, `key` was the log's."""
+    """From the event at place `since` on, `key` was the log's."""
 
     since: int
     by: Told
@@ -184,7 +184,7 @@ def succession(told: Sequence[Told], signers: Callable[[int, Sequence[VerifierKe
     """What these key.* events come to, by the rule of ledger.keys: whoever can write events can say that the key is
     another one; it is, if the checkpoint that first seals this is signed so, and the key before signed its consent.
 
-    `signers(seq, keys)`: those of `keys` that signed the first checkpoint that seals the event at `seq`.
+    `signers(place, keys)`: those of `keys` that signed the first checkpoint that seals the event at `place`.
     """
     reigns: list[Reign] = []
     faults: list[Fault] = []
@@ -196,13 +196,13 @@ def succession(told: Sequence[Told], signers: Callable[[int, Sequence[VerifierKe
         lost = lost or event.type == "key.lost"
         if key is None or key == before:
             continue
-        by = signers(event.seq, [one for one in (before, key) if one])
+        by = signers(event.place, [one for one in (before, key) if one])
         if before is None and event.type == "key.created":
-            reigns.append(Reign(event.seq, event, key, None))
+            reigns.append(Reign(event.place, event, key, None))
         elif before and event.type == "key.rotated" and by == {before, key} and _consented(event, before, key):
-            reigns.append(Reign(event.seq, event, key, before))
+            reigns.append(Reign(event.place, event, key, before))
         elif before and event.type == "key.created" and by == {key}:
-            reigns.append(Reign(event.seq, event, key, before, lost=True))
+            reigns.append(Reign(event.place, event, key, before, lost=True))
             if lost:
                 remarks.append(
                     f"{event.about}: the log's key {before.shown} was declared lost. No key that was the log's before "

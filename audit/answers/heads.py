@@ -59,7 +59,7 @@ def log_of(
 ) -> Log:  # fmt: skip
     """What the log says of itself; what contradicts itself goes to `found`. `rows`: the checkpoints."""
     keys = checks.succession(
-        [event for event in told if event.type in KEY_TYPES and event.seq <= size], partial(_first_signers, rows)
+        [event for event in told if event.type in KEY_TYPES and event.place <= size], partial(_first_signers, rows)
     )
     for fault in keys.faults:
         found.fault_of_whole(fault.about, fault.what)
@@ -67,7 +67,7 @@ def log_of(
     origins = [
         str(event.facts["origin"])
         for event in told
-        if event.type == OPENED and event.seq <= size and event.facts and "origin" in event.facts
+        if event.type == OPENED and event.place <= size and event.facts and "origin" in event.facts
     ]
     return Log(
         size=size, since=since, roots=roots, hole=hole, told=told, reigns=keys.reigns, latest=latest,
@@ -127,13 +127,13 @@ def check_anchors(
     found: Findings,
 ) -> list["Held"]:
     """The time stamps and cosignatures that hold, by authorities under `roots` and by `witnesses`."""
-    tellers = {event.seq: event for event in log.of_type(ANCHORED)}
+    tellers = {event.place: event for event in log.of_type(ANCHORED)}
     held: list[Held] = []
     strangers = 0
-    for event_seq, size, kind, evidence, plain in rows:
-        teller = tellers.pop(event_seq, None)
+    for place, size, kind, evidence, plain, event_seq in rows:
+        teller = tellers.pop(place, None)
         about = teller.about if teller else f"anchor at event_seq {event_seq}"
-        if teller is None and not 0 < event_seq <= log.since:
+        if teller is None and not (place is not None and 0 < place <= log.since):
             found.fault_of_whole(about, "no checkpoint.anchored event tells of this anchor: it was put in")
             continue
         if not plain:
@@ -186,7 +186,7 @@ def check_times(log: Log, held: Iterable[Held], found: Findings) -> None:
         before = at or before
     stamps = [(one.size, one.at) for one in held if one.by is None]
     for latest in log.latest:
-        if latest.seq:
+        if latest.place:
             _demand_in_time(latest, times.get(latest.size), [at for size, at in stamps if size >= latest.size], found)
     for size, at in stamps:
         said = times.get(size)
@@ -197,9 +197,9 @@ def check_times(log: Log, held: Iterable[Held], found: Findings) -> None:
             )
 
 
-def _first_signers(rows: Sequence[Row], seq: int, keys: Sequence[VerifierKey]) -> set[VerifierKey]:
-    """Those of `keys` that signed the first checkpoint that seals the event at `seq`."""
-    nth = bisect_left(rows, seq, key=lambda row: row[0])
+def _first_signers(rows: Sequence[Row], place: int, keys: Sequence[VerifierKey]) -> set[VerifierKey]:
+    """Those of `keys` that signed the first checkpoint that seals the event at `place`."""
+    nth = bisect_left(rows, place, key=lambda row: row[0])
     try:
         note, head = _read(*rows[nth][1:])
         return set(verified(note, keys)) if head.size == rows[nth][0] else set()
@@ -255,7 +255,7 @@ def _demand_told(tellers: Sequence[Told], note: Note, head: Checkpoint, previous
         "digest": digest_of(str(note).encode()),
     }
     for teller in tellers[:1]:
-        if teller.seq <= head.size:
+        if teller.place <= head.size:
             found.fault_of_whole(teller.about, "was recorded before what it says was sealed")
         for name, value in expected.items():
             if teller.facts is not None and teller.facts.get(name) != value:
@@ -307,7 +307,7 @@ def _believed(
 
 
 def _demand_in_time(latest: Latest, signed: datetime | None, stamped: Sequence[datetime], found: Findings) -> None:
-    about = f"event at leaf {latest.seq - 1}"
+    about = f"event at leaf {latest.place - 1}"
     recorded = moment(latest.recorded_at)
     if recorded is None:
         found.fault_of_whole(about, f"recorded_at is {checks.shown(latest.recorded_at)}")

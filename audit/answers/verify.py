@@ -4,37 +4,39 @@ One snapshot, read once from the first event to the last; memory grows with chec
 shows that what was recorded was true, or that everything was recorded.
 """
 
-import sqlite3
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.answers import checks, heads
 from audit.answers.checks import WITHDRAWING, GrowingTree, Told
+from audit.answers.expiries import EXPIRED, RESTED_ON, Rule, Rules
 from audit.answers.heads import ANCHORED, OPENED, SIGNED, Held, Log
+from audit.answers.statements import STATED, check_statements
 from audit.answers.verdict import Verdict
-from audit.answers.walk import Findings, Walk, named, told
+from audit.answers.walk import Ahead, Findings, Walk, named, told
 from audit.errors import CouldNotTell, ProofRejected, UserError
 from audit.ledger import tree
 from audit.ledger.note import Checkpoint, Note, VerifierKey, parse_checkpoint, parse_note, verified
 from audit.ledger.tiles import Progress
-from audit.store import evidence
 from audit.store.engine import AuditStore
+from audit.store.evidence import Row, Snapshot, snapshot
 from audit.store.ledger import KEY_TYPES
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-BEFORE = (*KEY_TYPES, OPENED)  # types of the few events that a resumed reading needs of what it does not read
+BEFORE = (*KEY_TYPES, OPENED, *RESTED_ON)  # types of the events that a resumed reading needs of what it does not read
+MEANINGS = ("operator", "cast", "function", "type", "collation", "relation")  # by which a query says something else
 MOST_SAID = 3  # lines about damage, which has no end
+LISTED = 50_000  # ids of withdrawn payloads that are looked for at once
 LEVELS = range(0, 64, tree.TILE_HEIGHT)
 Start = tuple[int, bytes]  # size and root of the tree that is gone on from
 OTHER_ROOT = "the store's tree of this size has another root: the log was rewritten, or this is one of two"
 UNDER_IT = "it is the store's own too, but the tree under it is another: sealed events were changed"
-TOLD = frozenset(type.encode() for type in (*BEFORE, SIGNED, ANCHORED))
+TOLD = frozenset(type.encode() for type in (*BEFORE, SIGNED, ANCHORED, STATED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,36 +81,37 @@ def verify(
         progress=progress,
     )
     try:
-        with evidence.snapshot(store.path) as connection:
-            return _verdict(connection, asked, found)
+        with snapshot(store) as taken:
+            return _verdict(taken, asked, found)
     except CouldNotTell as lacking:
         found.unknown.append(str(lacking))
         return found.verdict()
 
 
-def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> Verdict:
-    if not _as_defined(connection, found):
+def _verdict(snapshot: Snapshot, asked: Asked, found: Findings) -> Verdict:
+    if not _as_defined(snapshot, found):
         return found.verdict()
     kept, roots = _readable(asked.kept, found), _roots(asked.tsa_roots)
-    rows = list(evidence.checkpoints(connection))
-    start = _start(connection, asked.since or 0, kept, rows, found)
+    rows = list(snapshot.checkpoints())
+    start = _start(snapshot, asked.since or 0, kept, rows, found)
     if start is None:
         return found.verdict()
     since, root = start_of = start.size, start.root()
     if not since:
-        _check_file(connection, found)
+        _check_files(snapshot, found)
     stops = [*(row[0] for row in rows), *(one.head.size for one in kept)]
-    walk = Walk(connection, found, told=TOLD, stops=stops, tree=start, progress=asked.progress)
+    walk = Walk(snapshot, found, told=TOLD, stops=stops, tree=start, progress=asked.progress)
     walk.run()
     log = heads.log_of(
-        [*_told_before(connection, since, root, found), *walk.told], rows, found,
+        [*_told_before(snapshot, since, root, found), *walk.told], rows, found,
         size=walk.size, since=since, roots=walk.roots | {since: root}, hole=walk.hole, latest=walk.latest,
     )  # fmt: skip
     notes = heads.check_checkpoints(log, rows, found)
-    anchors = heads.check_anchors(log, evidence.anchors(connection), notes, roots, asked.witnesses, found)
+    anchors = heads.check_anchors(log, snapshot.anchors(), notes, roots, asked.witnesses, found)
     heads.check_times(log, anchors, found)
-    _check_nodes(connection, walk, since, found)
-    withdrawals = _withdrawals(connection, walk.size, start_of, found)
+    _check_nodes(snapshot, walk, since, found)
+    withdrawals = _withdrawals(snapshot, walk.size, start_of, Rules.on_record(log), found)
+    check_statements(snapshot, log, found)
     _look_at_artifacts(walk.addresses, asked.artifacts, found)
     _remark(walk, asked, anchors, found)
     return found.verdict(
@@ -121,7 +124,7 @@ def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> V
         anchors=len(anchors),
         artifacts=len(walk.addresses),
         held_to=(
-            *_held_to_checkpoints(connection, kept, asked.key, log, rows, found),
+            *_held_to_checkpoints(snapshot, kept, asked.key, log, rows, found),
             *_held_to_key(asked.key, log, found),
             *_held_to_anchors(anchors),
         ),
@@ -129,36 +132,37 @@ def _verdict(connection: sqlite3.Connection, asked: Asked, found: Findings) -> V
     )
 
 
-def _as_defined(connection: sqlite3.Connection, found: Findings) -> bool:
+def _as_defined(snapshot: Snapshot, found: Findings) -> bool:
     """Whether the tables are those that were made; nothing can be read off others."""
-    odd = evidence.oddities(connection)
+    odd = snapshot.oddities()
     if guards := [one.name for one in odd if one.kind == "trigger"]:
         found.notes.append(
             f"The triggers that refuse changes are not as they were made ({len(guards)}, such as {min(guards)}). "
             "Changes were possible; what is read here would show them."
         )
     for one in (one for one in odd if one.kind != "trigger"):
-        if one.how == "changed" or (one.how == "missing" and one.kind != "index"):
+        if one.how == "changed" or (one.how == "missing" and one.kind != "index") or one.kind in MEANINGS:
             found.fault_of_whole(f"{one.kind} {one.name}", f"is {one.how}: people and this reading may see other rows")
         else:
             found.notes.append(f"The {one.kind} {one.name} is {one.how} here. No row is another one for that.")
-    encoding = evidence.encoding(connection)
+    encoding = snapshot.encoding()
     if encoding != "UTF-8":
         found.fault_of_whole("store", f"keeps its text as {encoding}, which it was not made with")
-    if not evidence.readable(connection) or encoding != "UTF-8":
+    if not snapshot.readable() or encoding != "UTF-8":
         found.unknown.append("Events were not read, for the store is not as it was made.")
         return False
     return True
 
 
-def _check_file(connection: sqlite3.Connection, found: Findings) -> None:
-    """Rows that indexes pass over are hidden from who reads by them. Where pages are damaged that is no wonder."""
-    said = evidence.damage(connection)
-    damaged = [what for what in said if "index" not in what and not what.startswith("NULL value")]
-    for what in damaged[:MOST_SAID]:
-        found.unknown.append(f"The file is damaged. SQLite says: {what}")
-    for what in [] if damaged else said:
-        found.fault_of_whole("store", f"SQLite says: {what}")
+def _check_files(snapshot: Snapshot, found: Findings) -> None:
+    """Rows that indexes pass over are hidden from who reads by them."""
+    damage = snapshot.damage()
+    for what in damage.pages[:MOST_SAID]:
+        found.unknown.append(f"The store is damaged. {snapshot.engine} says: {what}")
+    for what in damage.indexes:
+        found.fault_of_whole("store", f"{snapshot.engine} says: {what}")
+    if damage.unasked:
+        found.notes.append(damage.unasked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,10 +190,10 @@ def _readable(kept: Sequence[tuple[str, str]], found: Findings) -> list[Kept]:
 
 
 def _start(
-    connection: sqlite3.Connection,
+    snapshot: Snapshot,
     since: int,
     kept: Sequence[Kept],
-    rows: Sequence[evidence.Row],
+    rows: Sequence[Row],
     found: Findings,
 ) -> GrowingTree | None:
     """The tree over what is not read again, from its stored hashes; None, with the fault, where they do not fit.
@@ -205,12 +209,12 @@ def _start(
             f"There is no checkpoint of size {since} to go on from.", hint="Run it without --since-checkpoint."
         )
     about = f"checkpoint of size {since}"
-    size = evidence.tree_size(connection)
+    size = snapshot.tree_size()
     if since > size:
         found.fault_of_whole(about, f"the log was cut back: the store has {size} leaves")
         return None
     unfinished = [(level, (since >> level) // tree.TILE_WIDTH * tree.TILE_WIDTH, since >> level) for level in LEVELS]
-    stored = [evidence.hashes(connection, *span) for span in unfinished]
+    stored = [snapshot.hashes(*span) for span in unfinished]
     whole = all(len(found) == end - first for found, (_, first, end) in zip(stored, unfinished, strict=True))
     start = GrowingTree(since, stored)
     if not whole or start.root() != expected[0]:
@@ -224,7 +228,7 @@ def _start(
     return start
 
 
-def _roots_on_record(rows: Sequence[evidence.Row], since: int) -> list[bytes]:
+def _roots_on_record(rows: Sequence[Row], since: int) -> list[bytes]:
     for size, written, plain in rows:
         if size == since and plain:
             try:
@@ -234,38 +238,36 @@ def _roots_on_record(rows: Sequence[evidence.Row], since: int) -> list[bytes]:
     return []
 
 
-def _told_before(connection: sqlite3.Connection, since: int, root: bytes, found: Findings) -> list[Told]:
+def _told_before(snapshot: Snapshot, since: int, root: bytes, found: Findings) -> list[Told]:
     """What is needed of what is not read again, each proven to be in the tree of that size."""
     events: list[Told] = []
-    for seq in evidence.before(connection, BEFORE, since) if since else []:
-        row = evidence.event_row(connection, seq)
-        envelope, salt, body, plain = row or (b"", None, None, False)
+    for place, envelope, salt, body, plain in snapshot.of_types(BEFORE, since) if since else ():
         try:
-            said = _proven(connection, seq, envelope, (since, root))
+            said = _proven(snapshot, place, envelope, (since, root))
         except ProofRejected as bad:
-            found.fault(named(seq, envelope, since), bad.what)
+            found.fault(named(place, envelope, snapshot, since), bad.what)
             continue
         bound = not checks.payload_fault(salt, body, plain, str(said.get("payload_hash")).encode())
-        if event := told(seq, envelope, body if bound else None):
+        if event := told(place, envelope, body if bound else None):
             events.append(event)
     return events
 
 
-def _proven(connection: sqlite3.Connection, seq: int, envelope: bytes, start: Start) -> checks.Envelope:
+def _proven(snapshot: Snapshot, place: int, envelope: bytes, start: Start) -> checks.Envelope:
     """What an envelope says, which is in the tree that was gone on from if it was not read. Raises ProofRejected."""
     said = checks.read_envelope(envelope)
     since, root = start
-    if seq <= since:
-        proof = tree.inclusion_proof(seq - 1, since, _stored(connection))
-        tree.verify_inclusion(tree.leaf_hash(envelope), seq - 1, since, proof, root)
+    if place <= since:
+        proof = tree.inclusion_proof(place - 1, since, _stored(snapshot))
+        tree.verify_inclusion(tree.leaf_hash(envelope), place - 1, since, proof, root)
     return said
 
 
-def _stored(connection: sqlite3.Connection) -> tree.Read:
+def _stored(snapshot: Snapshot) -> tree.Read:
     """Reads nodes of the stored tree. Raises ProofRejected where some are missing."""
 
     def spans(wanted: Sequence[tree.Span]) -> list[list[bytes]]:
-        found = [evidence.hashes(connection, *span) for span in wanted]
+        found = [snapshot.hashes(*span) for span in wanted]
         if any(len(row) != span.end - span.first for row, span in zip(found, wanted, strict=True)):
             raise ProofRejected("the stored hashes of the tree are not all there")
         return found
@@ -285,12 +287,12 @@ def _roots(file: Path | None) -> "list[Certificate]":
         raise CouldNotTell(bad.what, hint=bad.hint) from None
 
 
-def _check_nodes(connection: sqlite3.Connection, walk: Walk, since: int, found: Findings) -> None:
+def _check_nodes(snapshot: Snapshot, walk: Walk, since: int, found: Findings) -> None:
     """The stored hashes above the leaves are those that the leaves imply, no more and no less."""
     if walk.hole:
         return
     implied = dict(walk.nodes)
-    for level, index, hash, blob in evidence.nodes(connection):
+    for level, index, hash, blob in snapshot.nodes():
         about = f"node {index!r} of level {level!r}"
         known = level in LEVELS[1:] and isinstance(index, int)
         if known and index >= 0 and index + 1 << level <= since:
@@ -304,39 +306,75 @@ def _check_nodes(connection: sqlite3.Connection, walk: Walk, since: int, found: 
         found.fault(f"node {node.nth} of level {node.level}", "is missing")
 
 
-def _withdrawals(connection: sqlite3.Connection, size: int, start: Start, found: Findings) -> "Counter[str]":
+def _withdrawals(snapshot: Snapshot, size: int, start: Start, rules: Rules, found: Findings) -> "Counter[str]":
     """Withdrawn payloads by the actor who withdrew them; what was not permitted is a fault."""
     by_actor: Counter[str] = Counter()
-    for by_seq, rows in groupby(evidence.withdrawals(connection), key=lambda row: row[1]):
-        permission = _permission(connection, by_seq, size, start)
-        for seq, _, envelope, there in rows:
-            if wrong := permission.refusal(seq, envelope):
-                found.fault(named(seq, envelope, size), f"the withdrawal of its payload is not permitted: {wrong}")
-            elif there:
-                found.fault(named(seq, envelope, size), "its payload was withdrawn and is there: it was brought back")
-            else:
-                by_actor[permission.actor] += 1
-    for by_seq in evidence.before(connection, WITHDRAWING, size):
-        for seq, envelope in evidence.unwithdrawn(connection, _permission(connection, by_seq, size, start).ids):
-            found.fault(
-                named(seq, envelope, size),
-                f"its payload is there, though the event at seq {by_seq} withdraws it: brought back, or never "
-                "taken away",
-            )
+    waiting, listed = Ahead(snapshot.withdrawals()), dict[str, str]()
+    for permit in snapshot.permits(WITHDRAWING):
+        permission = _permission(snapshot, permit, size, start, rules)
+        while (row := waiting.next) and _is_due(row[1], permission.place):
+            waiting.take()
+            _judge(row, permission if row[1] == permission.place else None, snapshot, size, by_actor, found)
+        listed |= dict.fromkeys(permission.ids, permission.who)
+        if len(listed) >= LISTED:
+            _demand_gone(snapshot, listed, size, found)
+            listed.clear()
+    while row := waiting.next:
+        waiting.take()
+        _judge(row, None, snapshot, size, by_actor, found)
+    _demand_gone(snapshot, listed, size, found)
     return by_actor
+
+
+def _is_due(by: object, place: int) -> bool:
+    """Whether a withdrawal comes before those that are permitted by what is behind `place`; what is no number is last,
+    as it is read."""
+    return by is None or (isinstance(by, int | float) and by <= place)
+
+
+def _judge(
+    row: Row,
+    permission: "Permission | None",
+    snapshot: Snapshot,
+    size: int,
+    by_actor: "Counter[str]",
+    found: Findings,
+) -> None:
+    """One withdrawal, by the event that it names as its permission, if there is one."""
+    place, _, envelope, there, seq, by_seq = row
+    permission = permission or Permission(0, wrong=f"there is no event at seq {checks.shown(by_seq)}")
+    about = f"event at seq {seq} (withdrawn)" if envelope is None else named(place, envelope, snapshot, size)
+    if wrong := permission.refusal(place, envelope):
+        found.fault(about, f"the withdrawal of its payload is not permitted: {wrong}")
+    elif there:
+        found.fault(about, "its payload was withdrawn and is there: it was brought back")
+    else:
+        by_actor[permission.actor] += 1
+
+
+def _demand_gone(snapshot: Snapshot, listed: Mapping[str, str], size: int, found: Findings) -> None:
+    """`listed`: ids of events whose payload is withdrawn, each with the event that says so."""
+    for place, envelope, id in snapshot.unwithdrawn(listed) if listed else ():
+        found.fault(
+            named(place, envelope, snapshot, size),
+            f"its payload is there, though {listed[id.decode(errors='replace')]} withdraws it: brought back, or never "
+            "taken away",
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Permission:
     """What an event permits to withdraw; `wrong`: why it permits nothing."""
 
-    seq: int
+    place: int
+    who: str = ""
     wrong: str = ""
     actor: str = ""
     ids: frozenset[str] = frozenset()
+    rule: Rule | None = None  # what else each of them is held to
 
-    def refusal(self, seq: int, envelope: bytes | None) -> str:
-        """Why the payload of the event at `seq` may not be withdrawn; empty if it may."""
+    def refusal(self, place: int, envelope: bytes | None) -> str:
+        """Why the payload of the event at `place` may not be withdrawn; empty if it may."""
         if self.wrong:
             return self.wrong
         if envelope is None:
@@ -347,31 +385,32 @@ class Permission:
             return bad.what
         if said.get("type") in WITHDRAWING:
             return "it withdraws others itself"
-        if seq >= self.seq:
-            return f"the event at seq {self.seq} is not later"
-        return "" if said.get("id") in self.ids else f"the event at seq {self.seq} does not list it"
+        if place >= self.place:
+            return f"{self.who} is not later"
+        if said.get("id") not in self.ids:
+            return f"{self.who} does not list it"
+        return self.rule(said) if self.rule else ""
 
 
-def _permission(connection: sqlite3.Connection, seq: int, size: int, start: Start) -> Permission:
-    row = evidence.event_row(connection, seq)
-    if row is None:
-        return Permission(seq, f"there is no event at seq {seq}")
-    envelope, salt, body, plain = row
+def _permission(snapshot: Snapshot, row: Row, size: int, start: Start, rules: Rules) -> Permission:
+    place, envelope, salt, body, plain = row
+    who = named(place, envelope, snapshot, size)
     try:
-        said = _proven(connection, seq, envelope, start)
+        said = _proven(snapshot, place, envelope, start)
     except ProofRejected as bad:
-        return Permission(seq, bad.what)
-    who = named(seq, envelope, size)
-    if seq > size:
-        return Permission(seq, f"{who} waits to be sealed")
+        return Permission(place, who, bad.what)
+    if place > size:
+        return Permission(place, who, f"{who} waits to be sealed")
     if said.get("type") not in WITHDRAWING:
-        return Permission(seq, f"{who} is of type {checks.shown(said.get('type'))}")
+        return Permission(place, who, f"{who} is of type {checks.shown(said.get('type'))}")
     if checks.payload_fault(salt, body, plain, str(said.get("payload_hash")).encode()):
-        return Permission(seq, f"{who} has no payload that lists anything")
-    event = told(seq, envelope, body)
+        return Permission(place, who, f"{who} has no payload that lists anything")
+    event = told(place, envelope, body)
     listed = event.facts.get("events") if event and event.facts else None
     ids = frozenset(id for id in listed if isinstance(id, str)) if isinstance(listed, list) else frozenset()
-    return Permission(seq, actor=str(said.get("actor")), ids=ids)
+    if event is None or event.type != EXPIRED:
+        return Permission(place, who, actor=str(said.get("actor")), ids=ids)
+    return Permission(place, who, rules.refusal(event), str(said.get("actor")), ids, rules.rule(event))
 
 
 def _look_at_artifacts(addresses: set[bytes], again: bool, found: Findings) -> None:
@@ -435,11 +474,11 @@ def _remark(walk: Walk, asked: Asked, anchors: Sequence[Held], found: Findings) 
 
 
 def _held_to_checkpoints(
-    connection: sqlite3.Connection,
+    snapshot: Snapshot,
     kept: Sequence[Kept],
     key: VerifierKey | None,
     log: Log,
-    rows: Sequence[evidence.Row],
+    rows: Sequence[Row],
     found: Findings,
 ) -> list[str]:
     held: list[str] = []
@@ -451,7 +490,7 @@ def _held_to_checkpoints(
         except ProofRejected as bad:
             found.unknown.append(f"The {one.about} is not as it was signed: {bad.what}")
             continue
-        if wrong := _departs(connection, one.head, log, by):
+        if wrong := _departs(snapshot, one.head, log, by):
             if wrong == OTHER_ROOT and stored.get(size) == str(one.note).encode():
                 wrong = UNDER_IT  # whoever did this had no need of the key
             found.fault_of_whole(one.about, wrong)
@@ -461,7 +500,7 @@ def _held_to_checkpoints(
     return held
 
 
-def _departs(connection: sqlite3.Connection, head: Checkpoint, log: Log, by: Sequence[VerifierKey]) -> str:
+def _departs(snapshot: Snapshot, head: Checkpoint, log: Log, by: Sequence[VerifierKey]) -> str:
     """How the log departs from a head that somebody kept; empty if it continues it."""
     origin = log.origin or (log.keys[0].name if log.keys else None)
     if head.origin != origin:
@@ -470,7 +509,7 @@ def _departs(connection: sqlite3.Connection, head: Checkpoint, log: Log, by: Seq
         return f"the log was cut back: the store has {log.size} leaves"
     if head.size < log.since:
         try:
-            proof = tree.consistency_proof(head.size, log.since, _stored(connection))
+            proof = tree.consistency_proof(head.size, log.since, _stored(snapshot))
             tree.verify_consistency(head.size, head.root, log.since, log.roots[log.since], proof)
         except ProofRejected as bad:
             return bad.what

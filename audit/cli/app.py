@@ -8,7 +8,23 @@ from typing import Annotated, Never
 
 import typer
 
-from audit.cli import alerts, anchor, approve, events, prove, publish, registry, runs, sealing, spec, store, verify
+from audit.cli import (
+    alerts,
+    anchor,
+    approve,
+    completeness,
+    events,
+    prove,
+    publish,
+    registry,
+    retention,
+    runs,
+    sealing,
+    spec,
+    spool,
+    store,
+    verify,
+)
 from audit.errors import AuditError, CouldNotTell
 
 app = typer.Typer(
@@ -21,11 +37,13 @@ app = typer.Typer(
 COMMANDS: tuple[Callable[..., None], ...] = (
     store.init, store.status, runs.runs, runs.run, events.events, events.tail, registry.models, registry.datasets,
     alerts.alerts, approve.approve, sealing.seal, sealing.log_key, anchor.anchor, publish.publish,
-    prove.prove, prove.export, verify.verify,
+    prove.prove, prove.export, verify.verify, completeness.reconcile, completeness.completeness,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
-app.add_typer(spec.app, name="spec")
+GROUPS = ((spool.app, "spool"), (spec.app, "spec"), (retention.retention, "retention"), (retention.hold, "hold"))
+for group, name in GROUPS:
+    app.add_typer(group, name=name)
 
 
 def main() -> None:

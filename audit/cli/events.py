@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SHOWN = 50  # events in a table where no limit is given
 BEFORE = 10  # events that `tail` shows first
 POLL_SECONDS = 0.5
+LOOK_BACK = 1_000  # events on PostgreSQL, behind which one may come in that took its number long before
 TYPE_WIDTH = 23  # task_run.attempt_failed
 SUBJECT_WIDTH = 28
 _AGO = re.compile(r"(\d{1,6})\s*([smhdw])")
@@ -167,21 +168,27 @@ def _latest(store: "AuditStore", wanted: dict[str, Any], most: int) -> Iterator[
 
 
 def _following(store: "AuditStore", wanted: dict[str, Any]) -> Iterator["Recorded"]:
-    """The latest events, then new ones. SQLite has one writer, so seq order is commit order and none is skipped."""
+    """The latest events, then new ones. SQLite has one writer, so seq order is commit order; PostgreSQL's commit when
+    they do, so there the latest numbers are looked at again."""
     from audit.store import read
 
+    behind = LOOK_BACK if store.is_postgres else 0
     seen = read.newest_seq(store)
+    known = {event.seq for event in read.events(store, after=seen - behind)}
     for event in _latest(store, wanted, BEFORE):
-        seen = max(seen, event.seq)
+        known.add(event.seq)
         yield event
     while True:
         time.sleep(POLL_SECONDS)
-        if (newest := read.newest_seq(store)) == seen:
+        newest = read.newest_seq(store)
+        if newest == seen and not behind:
             continue
-        for event in read.events(store, **wanted, after=seen, newest_first=False):
-            newest = max(newest, event.seq)
-            yield event
+        for event in read.events(store, **wanted, after=seen - behind, newest_first=False):
+            if event.seq not in known:
+                known.add(event.seq)
+                yield event
         seen = newest
+        known = {seq for seq in known if seq > seen - behind}
 
 
 def _show_line(event: "Recorded", as_json: bool, *, first: bool) -> None:

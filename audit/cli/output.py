@@ -40,6 +40,8 @@ STATES = {
     "failed": "red",
     "timed_out": "red",
     "crashed": "bold red",
+    "abandoned": "bold red",
+    "reconciled": "yellow",
 }
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, nothing else.")]

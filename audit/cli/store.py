@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from audit.recording.activation import Activation
     from audit.store.engine import AuditStore
+    from audit.store.read import Login
 
 ORIGIN = re.compile(r"[^\s+\x00-\x1f]{1,200}")  # a name as C2SP signed-note has it: no spaces, no plus
 
@@ -34,7 +36,7 @@ def init(
     """
     from audit.recording import recorder
     from audit.recording.initialise import initialise
-    from audit.store.engine import open_existing, store_path
+    from audit.store.engine import open_existing
 
     if origin and not (ORIGIN.fullmatch(origin) and origin.isprintable()):
         raise UserError(f"--origin {origin!r} is no name.", hint="Write one without spaces and plus signs.")
@@ -44,17 +46,17 @@ def init(
         raise UserError(
             f"This store's origin is {made.origin} and stays so.", hint="Set AUDIT_HOME to a new folder for another."
         )
-    path = store_path(settings())
+    store = open_existing()
     if as_json:
         keys = {"mask_key": made.mask_key, "log_key": made.log_key}
-        output.write_json({"store": str(path), "origin": made.origin, **keys, "made": made.made})
+        output.write_json({"store": store.name, "origin": made.origin, **keys, "made": made.made})
         return
     output.show(
         output.facts(
-            ("store", f"{path} ({'made' if made.made else 'was there; nothing changed'})"),
+            ("store", f"{store.name} ({'made' if made.made else 'was there; nothing changed'})"),
             ("origin", made.origin),
             ("mask key", f"{made.mask_key} in {settings().keys_path / 'mask.key'}: keep a copy"),
-            ("log key", _said_of(log_key_state(settings(), open_existing()))),
+            ("log key", _said_of(log_key_state(settings(), store))),
         )
     )
 
@@ -85,6 +87,15 @@ class LogKey:
 
 
 @dataclass(frozen=True, slots=True)
+class LastRun:
+    """How the process of the newest flow run recorded."""
+
+    began_at: str
+    plugin: bool
+    unbound: list[str]  # private points of Prefect's that it could not bind
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What `audit status` says."""
 
@@ -104,7 +115,11 @@ class Status:
     mode: str
     prefect: str
     guards_in_place: bool  # False: triggers are not as they were made
+    not_durable: list[str]  # settings of the server with which a power cut loses what was recorded
+    login: "Login | None"  # to the server; None on SQLite
     all_states_seen: bool  # False: Prefect moved, so hooks and wrapper alone record
+    plugin: "Activation"  # of a process that is started here
+    last_run: LastRun | None
     events: int
     flow_runs: int
     task_runs: int
@@ -120,9 +135,10 @@ class Status:
 
 def status_of(where: Settings) -> Status:
     """Raises StoreUnavailable where there is no store: one made on the spot would hide that it was lost."""
+    from audit.recording.activation import activation
     from audit.recording.circumstances import knows_prefect
     from audit.store import read
-    from audit.store.engine import HEAD, open_existing, store_path
+    from audit.store.engine import HEAD, open_existing
     from audit.store.ledger import not_sealed, sealing
 
     store = open_existing(where)
@@ -130,11 +146,12 @@ def status_of(where: Settings) -> Status:
     counts = read.counts(store)
     opened = next(read.events(store, types=("store.opened",), newest_first=False, limit=1), None)
     key, problem = _mask_key(where, store)
+    last = _last_run(store)
     log = sealing(store)
-    due, _ = not_sealed(store)
+    due, _ = not_sealed(store, whole=True)
     root, files, size = _artifacts(where.artifacts_url)
     return Status(
-        store=str(store_path(where)),
+        store=store.name,
         schema=HEAD,
         origin=opened.payload.get("origin") if opened else None,
         mask_key=key,
@@ -150,7 +167,11 @@ def status_of(where: Settings) -> Status:
         mode=where.mode,
         prefect=prefect,
         guards_in_place=read.guards_in_place(store),
-        all_states_seen=knows_prefect(prefect),
+        not_durable=read.not_durable(store),
+        login=read.login(store),
+        all_states_seen=knows_prefect(prefect) and not (last and last.unbound),
+        plugin=activation(os.environ, Path.cwd()),
+        last_run=last,
         events=counts.events,
         flow_runs=counts.flow_runs,
         task_runs=counts.task_runs,
@@ -163,6 +184,15 @@ def status_of(where: Settings) -> Status:
         artifact_files=files,
         artifact_bytes=size,
     )
+
+
+def _last_run(store: "AuditStore") -> LastRun | None:
+    """None before the first, and where the newest was recorded before this was put on record."""
+    from audit.store import read
+
+    newest = next(read.events(store, types=("flow_run.running",), limit=1), None)
+    recorded = newest.payload.get("recording") if newest else None
+    return LastRun(newest.time, **recorded) if newest and recorded else None
 
 
 def _tree_problem(where: Settings) -> str | None:
@@ -257,11 +287,14 @@ def _for_people(found: Status) -> "Table":
     return output.facts(
         ("store", f"{found.store} · schema {found.schema}"),
         ("guards", _guards(found)),
+        *([("login", _login(found.login))] if found.login else []),
+        *([("disk", _not_durable(found.not_durable))] if found.not_durable else []),
         ("origin", found.origin or "not set: run `audit init`"),
         ("mask key", key),
         ("log key", _said_of(found.log_key)),
         ("mode", found.mode),
         ("recording", _seen(found)),
+        ("plugin", _plugin(found)),
         ("on record", held + newest),
         ("sealed", _sealed(found)),
         *([("tree", output.styled(found.tree_problem, "bold red"))] if found.tree_problem else []),
@@ -277,6 +310,18 @@ def _guards(found: Status) -> "Text":
     if found.guards_in_place:
         return output.styled("the database refuses changes")
     return output.styled("triggers are not as they were made; compare with a copy from before", "bold red")
+
+
+def _login(login: "Login") -> "Text":
+    """`pipeline · auditor, writer`"""
+    above = {"superuser", "owner"}.intersection(login.roles)
+    more = ": it can lift the guards, so let pipelines have another" if above else ""
+    roles = ", ".join(login.roles) or "none of the roles of deployments/postgres"
+    return output.styled(f"{login.name} · {roles}{more}", "yellow" if above else "")
+
+
+def _not_durable(off: list[str]) -> "Text":
+    return output.styled(f"{' and '.join(off)} off: a power cut loses what was recorded", "bold red")
 
 
 def _said_of(key: LogKey) -> "Text":
@@ -317,9 +362,22 @@ def _sealed(found: Status) -> "Text":
 def _seen(found: Status) -> "Text":
     if found.all_states_seen:
         return output.styled(f"every state (Prefect {found.prefect})")
+    if found.last_run and found.last_run.unbound:
+        unbound = ", ".join(found.last_run.unbound)
+        return output.styled(f"may be incomplete: the newest flow run could not bind {unbound}", "bold red")
     return output.styled(
         f"may be incomplete: Prefect {found.prefect} was not tried; not ready and rolled back are not seen", "bold red"
     )
+
+
+def _plugin(found: Status) -> "Text":
+    """`on, by the environment · newest flow run without it`"""
+    last = f" · newest flow run {'with' if found.last_run.plugin else 'without'} it" if found.last_run else ""
+    if found.plugin.problem:
+        return output.styled(f"records nothing: {found.plugin.problem}{last}", "bold red")
+    if found.plugin.enabled:
+        return output.styled(f"on, by {found.plugin.by}{last}")
+    return output.styled(f"off: what does not use audit's flow and task is not recorded{last}")
 
 
 def _bad(count: int, what: str, style: str) -> "Text":

@@ -17,6 +17,7 @@ from audit.settings import settings
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
+    from sqlalchemy import URL
 
     from audit.answers.verdict import Fault, Verdict
     from audit.ledger.note import VerifierKey
@@ -25,11 +26,11 @@ MAX_DIGITS = 18  # of a size
 ANSWERS = {"held": "bold green", "did not hold": "bold red", "could not tell": "bold yellow"}
 WIDTH = len("could not tell")
 CHANGED = (
-    "The store was changed behind its triggers. Keep the file as it is; compare with a copy from before; see "
+    "The store was changed behind its triggers. Keep it as it is; compare with a copy from before; see "
     "docs/when-verify-fails.md"
 )
 OTHER = (
-    "This is not the log, or not all of it, that it is held to. Is that the right one? If so, keep the file as it is; "
+    "This is not the log, or not all of it, that it is held to. Is that the right one? If so, keep it as it is; "
     "see docs/when-verify-fails.md"
 )
 BENT = "This is not what the log gave out. Keep it as it is, and ask for it again where you had it."
@@ -77,7 +78,10 @@ Witness = Annotated[
     ),
 ]
 Store = Annotated[
-    Path | None, typer.Option("--store", metavar="FILE", help="Another store's file, for example a copy.")
+    str,
+    typer.Option(
+        "--store", metavar="FILE|URL", help="Another store: a file, for example a copy, or postgresql://HOST/DATABASE."
+    ),
 ]
 Bundle = Annotated[
     Path | None, typer.Option("--bundle", metavar="FILE", help="No store, but what `audit export` wrote.")
@@ -101,7 +105,7 @@ def verify(
     artifacts: Artifacts = False,
     tsa_roots: Roots = None,
     witness: Witness = None,
-    store: Store = None,
+    store: Store = "",
     bundle: Bundle = None,
     proof: Proof = None,
     tiles: Tiles = "",
@@ -185,21 +189,22 @@ def _of_tiles(url: str, trusted: _Trusted) -> "Verdict":
         return verify_published(url, keys, kept=trusted.kept, witnesses=trusted.witnesses, progress=progress)
 
 
-def _of_store(path: Path | None, trusted: _Trusted, published: Sequence[str], since: str, artifacts: bool) -> "Verdict":
+def _of_store(named: str, trusted: _Trusted, published: Sequence[str], since: str, artifacts: bool) -> "Verdict":
     from audit.answers.verify import verify
     from audit.ledger.note import parse_checkpoint, parse_note
     from audit.ledger.sealer import KEPT
     from audit.ledger.tiles import read_published
-    from audit.store.engine import opened, store_path
+    from audit.store.engine import opened_as_it_is, store_url
 
     elsewhere = [(f"published at {shown(url)}", read_published(url)) for url in published]
-    if path is None:
-        path, trusted = store_path(settings()), _with_settings(trusted)
-        own, where = settings().keys_path / KEPT, "that this machine signed last"
-    else:
-        own = path.parent / "keys" / KEPT
+    if named:
+        store = opened_as_it_is(_url(named))
+        own = store.path.parent / "keys" / KEPT if store.path else None
         where = f"in {own}"
-    elsewhere += [(where, text_of(own))] if own.exists() else []
+    else:
+        store, trusted = opened_as_it_is(store_url(settings())), _with_settings(trusted)
+        own, where = settings().keys_path / KEPT, "that this machine signed last"
+    elsewhere += [(where, text_of(own))] if own and own.exists() else []
     size = int(since) if since.isdecimal() and len(since) <= MAX_DIGITS else None
     if since and size is None:
         note = _checkpoint(Path(since))
@@ -207,9 +212,23 @@ def _of_store(path: Path | None, trusted: _Trusted, published: Sequence[str], si
         size = parse_checkpoint(parse_note(note).text).size
     with output.bar("verifying") as progress:
         return verify(
-            opened(path), kept=trusted.kept, elsewhere=elsewhere, key=trusted.key, since=size, artifacts=artifacts,
+            store, kept=trusted.kept, elsewhere=elsewhere, key=trusted.key, since=size, artifacts=artifacts,
             tsa_roots=trusted.tsa_roots, witnesses=trusted.witnesses, progress=progress,
         )  # fmt: skip
+
+
+def _url(named: str) -> "URL":
+    """Where another store is than the settings say. Raises StoreUnavailable, UserError."""
+    from sqlalchemy import URL
+
+    from audit.settings import Settings
+    from audit.store.engine import store_url
+
+    if "://" not in named:
+        return URL.create("sqlite", database=named)
+    if not named.startswith("postgres"):  # not shown: there may be a password in it
+        raise UserError("--store names neither a file nor PostgreSQL.", hint="Use postgresql://USER@HOST/DATABASE.")
+    return store_url(Settings(home=Path(), database_url=named, artifacts_url=""))
 
 
 def _with_settings(trusted: _Trusted) -> _Trusted:

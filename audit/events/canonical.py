@@ -13,6 +13,13 @@ import orjson
 
 MAX_TEXT = 8_192  # characters of one string in a payload
 _INT64 = range(-(2**63), 2**63)
+_PLAIN = (  # refuses what orjson would write in its own way
+    orjson.OPT_SORT_KEYS
+    | orjson.OPT_STRICT_INTEGER
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -20,6 +27,21 @@ Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 def canonical(value: object) -> bytes:
     """Bytes of a JSON value that `clean` has been over."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+
+
+def cleaned(value: object) -> bytes:
+    """`canonical(clean(value))`, which for nearly all that is recorded is `canonical(value)`, at a tenth of the time.
+
+    orjson refuses surrogates and, told so, big integers; NaN comes out as null, NUL as an escape; and no string is too
+    long where the whole is not.
+    """
+    try:
+        written = orjson.dumps(value, option=_PLAIN)
+    except orjson.JSONEncodeError:
+        return canonical(clean(value))
+    if len(written) > MAX_TEXT or b"null" in written or b"\\u0000" in written:
+        return canonical(clean(value))
+    return written
 
 
 def clean(value: object) -> Json:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from audit.events.canonical import canonical, clean, timestamp
+from audit.events.canonical import canonical, cleaned, timestamp
 from audit.events.payloads import Payload
 from audit.events.vocabulary import VOCABULARY, Severity
 
@@ -80,13 +80,14 @@ def make_event(
     assert isinstance(payload, known.payload), f"{type} takes {known.payload.__name__}"
     now = datetime.now(UTC)
     salt = secrets.token_bytes(SALT_BYTES)
-    body = canonical(clean(payload.model_dump(mode="json", exclude_none=True)))
+    body = cleaned(payload.model_dump(mode="json", exclude_none=True))
+    at = timestamp(now)
     columns: dict[str, str | int | None] = {
         "id": id or uuid7(),
         "source": source,
         "type": type,
         "subject": subject,
-        "time": timestamp(time or now),
+        "time": timestamp(time) if time else at,
         "severity": severity or known.severity,
         "actor": actor,
         "flow_run_id": flow_run_id,
@@ -94,7 +95,7 @@ def make_event(
         "deployment": deployment,
         "trace_id": trace_id,
         "schema_version": SCHEMA_VERSION,
-        "recorded_at": timestamp(now),
+        "recorded_at": at,
         "payload_hash": payload_hash(salt, body),
     }
     envelope = canonical(columns)
@@ -126,4 +127,5 @@ def _uuid(ms: int, rest: bytes, *, version: int) -> str:
     value = (ms << 80) | int.from_bytes(rest, "big")
     value &= ~(0xF000 << 64) & ~(0xC000 << 48)
     value |= (version << 76) | (0x8000 << 48)
-    return str(UUID(int=value))
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -67,6 +67,15 @@ class Code(Payload):
     source_digest: str | None = None
 
 
+class Process(Payload):
+    """Which process it was: numbers are given anew, in each container, and from the start after a reboot."""
+
+    started: int | None = None  # clock ticks since the machine's start
+    boot: str | None = None  # id of that start
+    namespace: int | None = None  # in which the number counts
+    machine: str | None = None  # digest of the machine's own id
+
+
 class Surroundings(Payload):
     """What it ran on."""
 
@@ -76,7 +85,15 @@ class Surroundings(Payload):
     lock_digest: str | None = None  # over name==version of every installed distribution, sorted
     host: str
     process_id: int
+    process: Process | None = None  # what tells it from others of its number
     principal: str  # user@host: the person behind the envelope's `actor`
+
+
+class Recording(Payload):
+    """How the process that ran it recorded, and what it could not see."""
+
+    plugin: bool  # True: every flow and task, False: those that say so themselves
+    unbound: list[str] = Field(default_factory=list)  # Prefect's private points that are not where they were
 
 
 class DeploymentOfRun(Payload):
@@ -107,7 +124,12 @@ class RunState(Payload):
     error: RunError | None = None
     code: Code | None = None
     surroundings: Surroundings | None = None
+    recording: Recording | None = None
     deployment: DeploymentOfRun | None = None
+    became: str | None = None  # of reconciled: the state that it came to
+    known_by: str | None = None  # of reconciled and abandoned: who says so, and when
+    started_at: str | None = None  # of reconciled: as Prefect has it, UTC
+    ended_at: str | None = None
 
 
 class Column(Payload):
@@ -464,6 +486,37 @@ class StoreFacts(Payload):
     principal: str | None = None
 
 
+class CompletenessFacts(Payload):
+    """How many task runs there were, by a count that is not the record's own, and how many of them are on record.
+
+    Of a flow run that ended, with those nested in it, by the process that ran it; or of a window, by Prefect's server.
+    What is None was not asked, or could not be told.
+    """
+
+    counted_by: Literal["process", "server"]
+    where: str  # process and host; the API's address without secrets
+    flow_runs: list[str] = Field(default_factory=list)  # by the process: what it is about, the outermost first
+    since: str | None = None  # by the server: the window, UTC
+    until: str | None = None
+    counted: int | None = None  # task runs, without those that only stand for a nested flow run
+    sent: int | None = None  # of them, handed to other processes, such as a pool's
+    deferred: int | None = None  # handed to task workers, which begin them when they do: not among the counted
+    on_record: int | None = None  # task runs of these flow runs in the store, whoever began them
+    digest: str | None = None  # over those: `flow run/task run`, sorted, a line each
+    in_spool: int | None = None  # of the counted
+    elsewhere: int | None = None  # on record, begun by another process
+    observed: int | None = None  # of a window: on record by what was seen of them
+    reconciled: int | None = None  # on record by what Prefect says of them alone
+    abandoned: int | None = None
+    too_recent: int | None = None  # ended a moment ago, or running
+    nested: int | None = None  # Prefect's own that only stand for a nested flow run: not among the counted
+    not_in_prefect: int | None = None  # on record, and not or no more known to Prefect
+    not_instrumented: list[Named] = Field(default_factory=list)  # task, count: nobody asked that they be recorded
+    missing: int = 0  # of the counted, neither on record nor explained
+    missing_ids: list[str] = Field(default_factory=list)  # some of them
+    unknown: str | None = None  # what could not be told, and why
+
+
 class KeyFacts(Payload):
     """A key by purpose and fingerprint, never its secret part."""
 
@@ -503,3 +556,39 @@ class PublishFacts(Payload):
     size: int
     to: str  # the address without its secrets
     files: int  # that were new
+
+
+class ExpiryFacts(Payload):
+    """Payloads that were withdrawn, by which policy, and where they went. It can never be withdrawn itself, so nothing
+    in it is about anybody."""
+
+    spec: str  # `*`: of events that belong to none
+    of: Literal["decisions", "runs", "findings", "lineage"]
+    kept: str  # how long, by the policy: `25 months`
+    policy: str  # id of the event that says so
+    period: str  # month in which they were recorded: `2026-01`
+    bundle: str  # digest of the file that holds them
+    place: str  # where it was written
+    events: list[str]  # ids
+    leave: str | None = None  # the log's key's signature, base64, over `prefect-audit/expiry@1` and the others' digest
+
+
+class HoldFacts(Payload):
+    """What must be kept until somebody releases it: all that every condition names; without one, everything."""
+
+    name: str
+    reason: str
+    spec: str | None = None
+    model: str | None = None  # `mortgage/v2`
+    runs: list[str] = Field(default_factory=list)  # ids of flow runs and task runs
+    events: list[str] = Field(default_factory=list)  # ids; of a model those that tell of it
+    since: str | None = None  # time of the events, UTC, inclusive
+    until: str | None = None  # exclusive
+
+
+class ReleaseFacts(Payload):
+    """The end of a hold."""
+
+    name: str
+    reason: str
+    held: str  # id of the event that put it in force

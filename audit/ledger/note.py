@@ -26,6 +26,7 @@ MAX_SIGNATURES = 100
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 HANDOVER = "prefect-audit/handover@1"
+EXPIRY = "prefect-audit/expiry@1"
 _SIGNED = "— "
 _PRIVATE = "PRIVATE+KEY+"
 _NAME = re.compile(r"[^\s+\x00-\x1f\ud800-\udfff]+")  # \s are the Unicode spaces
@@ -86,6 +87,11 @@ class SigningKey:
         """That `new` takes over from this key, in base64. Its signature under a checkpoint alone is none: whoever can
         write events has it sign for what they say of keys, and can add another signature to a note."""
         return base64.b64encode(self.signature(_handover(new))).decode()
+
+    def leave(self, digest: str) -> str:
+        """That payloads may go as the facts of this digest say, in base64. A sealed event alone is none: whoever can
+        write events has this key seal them."""
+        return base64.b64encode(self.signature(_expiry(digest))).decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +202,23 @@ def consented(old: VerifierKey, new: VerifierKey, consent: object) -> bool:
     return old.kind == ED25519
 
 
+def gave_leave(key: VerifierKey, digest: str, leave: object) -> bool:
+    """Whether `key` signed that payloads may go as the facts of this digest say."""
+    try:
+        value = decoded(str(leave), "The leave", SIGNATURE_BYTES)
+        _check(_expiry(digest), Signature(key.name, key.key_id, value), key)
+    except ProofRejected:
+        return False
+    return key.kind == ED25519
+
+
 def _handover(new: VerifierKey) -> str:
     """Two lines, which no checkpoint is."""
     return f"{HANDOVER}\n{new}\n"
+
+
+def _expiry(digest: str) -> str:
+    return f"{EXPIRY}\n{digest}\n"
 
 
 def parse_checkpoint(text: str) -> Checkpoint:

@@ -33,7 +33,7 @@ from audit.ledger.note import (
     signed,
     verified,
 )
-from audit.store import ledger
+from audit.store import ledger, withdrawing
 from audit.store.append import insert_event
 from audit.store.engine import AuditStore
 
@@ -45,6 +45,17 @@ OWN = "checkpoint."  # types of the events that sealing itself brings about
 CLOCK_TOLERANCE = timedelta(seconds=60)  # between two readings of clocks that are set well
 
 Announce = Callable[[VerifierKey | None], Sequence[Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """An event that permits payloads to go, and the seqs of the events that they belong to."""
+
+    by: Event
+    of: Sequence[int]
+
+
+Withdraw = Callable[[Connection], Withdrawal | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,22 +87,30 @@ def seal(
     kept: Path | None = None,
     takes_over_from: SigningKey | None = None,
     announce: Announce | None = None,
+    withdraw: Withdraw | None = None,
+    whole: bool = False,
 ) -> Sealed | None:
     """Seal the oldest unsealed events, at most BATCH; None if there are none but those that sealing made itself.
+
+    On PostgreSQL events may come in behind sealed ones: those that come late by much are found if `whole` is asked for.
 
     `kept` is the file of the last checkpoint that this machine signed; the store must continue it even where nothing
     waits. A new key is announced: `announce` is given the key on record and makes the events that `key` becomes the
     log's by, which go in and are sealed in one transaction. One that takes over signs with the one before.
+
+    `withdraw` says by what it reads which payloads go. They go in the transaction in which the event that permits it is
+    put on record and sealed: at no time is there the one without the other.
 
     Raises InconsistentTree if the store does not continue what was signed, KeyUnavailable if `key` is not the log's,
     StoreUnavailable.
     """
     with store.deciding() as connection:
         current = current_key(ledger.key_events(connection))
-        announced = announce(current) if announce else ()
+        withdrawal = withdraw(connection) if withdraw else None
+        announced = [*(announce(current) if announce else ()), *([withdrawal.by] if withdrawal else [])]
         for event in announced:
             insert_event(connection, event)
-        found = ledger.unsealed(connection, ALL if announced else BATCH)
+        found = ledger.unsealed(connection, ALL if announced else BATCH, whole=whole or bool(announced))
         if len(found) < BATCH and all(type.startswith(OWN) for _, type, _ in found):
             if kept is not None:
                 demand_continued(connection, kept)
@@ -100,6 +119,8 @@ def seal(
             _demand_current(takes_over_from or key, current)
         signers = [key] if takes_over_from is None else [key, takes_over_from]
         done = _sealed(connection, found, signers, current, actor, kept, announced)
+        if withdrawal:
+            withdrawing.withdraw(connection, withdrawal.by.id, withdrawal.of)
         if current != key.verifier:  # now that these signatures are there, it must be
             _demand_current(key, current_key(ledger.key_events(connection)))
     return done if kept is None else _kept(done, kept)
@@ -141,7 +162,7 @@ def _sealed(
     _demand_continued(connection, previous, read, signers[0].name, current, kept)
     leaves = tree.leaf_hashes(envelope for _, _, envelope in found)
     nodes = tree.appended(previous, leaves, read)
-    ledger.add_leaves(connection, previous, leaves)
+    ledger.add_leaves(connection, previous, [seq for seq, _, _ in found], leaves)
     ledger.add_nodes(connection, [(*node, hash) for node, hash in nodes])
     size = previous + len(leaves)
     head = Checkpoint(signers[0].name, size, tree.root(size, read))

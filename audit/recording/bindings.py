@@ -7,7 +7,6 @@ as they did when this was written; `UNBOUND` names those that do not, and hooks 
 
 import asyncio
 import inspect
-import os
 from asyncio import CancelledError
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import aclosing, suppress
@@ -16,19 +15,21 @@ from datetime import UTC, datetime
 from functools import partial, update_wrapper, wraps
 from types import CodeType, FunctionType, ModuleType, TracebackType
 from typing import Any, NamedTuple, Self, TypeVar, cast
+from uuid import UUID
 
 import prefect
-from prefect import Flow, Task, flow_engine, task_engine
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import TaskRunContext
+from prefect import Flow, Task, flow_engine, flow_runs, futures, task_engine
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectSignal
 
-from audit.errors import AuditError, AuditUnavailable
+from audit.errors import AuditUnavailable
 from audit.events.payloads import RunError
 from audit.privacy import redact
-from audit.recording import circumstances, hooks, runs
+from audit.recording import circumstances, completeness, hooks, runs
 from audit.recording.hooks import ENGINE, WRAPPER, AnyFlow, AnyTask, done, warn_if_lost
-from audit.settings import settings
+from audit.settings import strict
 
 Bindable = TypeVar("Bindable", bound=AnyFlow | AnyTask)
 Body = Callable[..., Any]
@@ -152,8 +153,10 @@ class Attempt:
             case None:
                 if isinstance(self.returned, State) and self.returned.is_failed():
                     warn_if_lost(_keep_returned_failure, task_run, self.returned)
-            case GeneratorExit() | PrefectSignal():
-                pass  # closed by its reader; paused or aborted by Prefect
+            case GeneratorExit():
+                pass  # closed by its reader
+            case PrefectSignal():
+                warn_if_lost(hooks.record_stop, task, task_run, raised, WRAPPER)
             case CancelledError() if task.timeout_seconds is not None:
                 _keep(task_run, None)  # the next state says what it was
             case Exception():
@@ -169,7 +172,7 @@ class Attempt:
         id = hooks.task_event_id(task_run, state, hooks.task_event_type(task_run, state) or "")
         if id not in known.recorded:
             done(hooks.record_task_state, task, task_run, state, WRAPPER)  # if lost, the hook's loss was counted
-        if id not in known.recorded and _strict():
+        if id not in known.recorded and strict():
             raise AuditUnavailable(
                 f"Task run {task_run.name} was not begun, for it could not be put on record.",
                 hint="Mend the audit store and its spool, or set AUDIT_MODE=spool.",
@@ -199,6 +202,30 @@ def record_entered_state(task_run: TaskRun, state: State[Any]) -> None:
         _record_unhooked_state(task, task_run, state)
     else:
         _off_loop(partial(_record_unhooked_state, task, task_run, state))
+
+
+def record_waiting_flow(flow_run_id: UUID, state: State[Any]) -> None:
+    """What happens in a flow's own body: it pauses, and goes on when somebody has resumed it."""
+    around = FlowRunContext.get()
+    if around is None or around.flow is None or around.flow_run is None or around.flow_run.id != flow_run_id:
+        return
+    if not is_bound(around.flow):
+        return
+    hooks.record_flow_state(around.flow, around.flow_run, state, ENGINE, resumed=state.is_running())
+
+
+def record_left_flow(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
+    """A flow run that was suspended leaves its process, whoever did it."""
+    hooks.record_flow_state(flow, flow_run, state, ENGINE)
+    runs.forget_flow_run(flow_run)
+    done(completeness.flow_ended, flow_run)
+
+
+def count_task_run(task_run: TaskRun) -> None:
+    """Prefect's engine has made a task run: counted whether or not it is recorded."""
+    around = TaskRunContext.get()
+    plain = around is not None and around.task_run.id == task_run.id and not is_bound(around.task)
+    completeness.task_run_began(task_run, around.task.name if plain and around else None)
 
 
 def bind_engines() -> tuple[str, ...]:
@@ -317,13 +344,6 @@ def _off_loop(write: Callable[[], None]) -> None:
         loop.run_in_executor(None, copy_context().run, partial(warn_if_lost, write))
 
 
-def _strict() -> bool:
-    try:
-        return settings().mode == "strict"
-    except AuditError:  # settings that cannot be read; each event has warned of it
-        return os.environ.get("AUDIT_MODE") not in (None, "", "spool")  # a word that is not known may mean strict
-
-
 def _emitting(original: Body) -> Body:
     def emit(
         task_run: TaskRun, initial_state: State[Any] | None, validated_state: State[Any], follows: Any = None
@@ -331,10 +351,20 @@ def _emitting(original: Body) -> Body:
         emitted = original(
             task_run=task_run, initial_state=initial_state, validated_state=validated_state, follows=follows
         )
+        if initial_state is None:
+            done(count_task_run, task_run)
         warn_if_lost(record_entered_state, task_run, validated_state)
         return emitted
 
     return emit
+
+
+def _sending(original: Body) -> Body:
+    def init(self: Any, task_run_id: UUID, *args: Any, **kwargs: Any) -> None:
+        original(self, task_run_id, *args, **kwargs)
+        done(completeness.task_run_sent, self, task_run_id)
+
+    return init
 
 
 def _failing(original: Body) -> Body:
@@ -350,6 +380,57 @@ def _failing(original: Body) -> Body:
         return await original(engine, exc, *args, **kwargs)
 
     return fail_async if inspect.iscoroutinefunction(original) else fail
+
+
+def _proposing(original: Body) -> Body:
+    def propose(client: Any, state: State[Any], flow_run_id: UUID, **kwargs: Any) -> Any:
+        entered = original(client=client, state=state, flow_run_id=flow_run_id, **kwargs)
+        if entered.is_paused():
+            warn_if_lost(record_waiting_flow, flow_run_id, entered)
+        return entered
+
+    async def propose_async(client: Any, state: State[Any], flow_run_id: UUID, **kwargs: Any) -> Any:
+        entered = await original(client=client, state=state, flow_run_id=flow_run_id, **kwargs)
+        if entered.is_paused():
+            await asyncio.to_thread(warn_if_lost, record_waiting_flow, flow_run_id, entered)
+        return entered
+
+    return propose_async if inspect.iscoroutinefunction(original) else propose
+
+
+def _reading(original: Body) -> Body:
+    def read(client: Any, flow_run_id: UUID) -> Any:
+        found = original(client, flow_run_id)
+        if found.state is not None and runs.goes_on(flow_run_id, found.state):
+            warn_if_lost(record_waiting_flow, flow_run_id, found.state)
+        return found
+
+    async def read_async(client: Any, flow_run_id: UUID) -> Any:
+        found = await original(client, flow_run_id)
+        if found.state is not None and runs.goes_on(flow_run_id, found.state):
+            await asyncio.to_thread(warn_if_lost, record_waiting_flow, flow_run_id, found.state)
+        return found
+
+    return read_async if inspect.iscoroutinefunction(original) else read
+
+
+def _leaving(original: Body) -> Body:
+    def capture(engine: Any, state: State[Any]) -> None:
+        original(engine, state)
+        if state.is_paused() and is_bound(engine.flow):  # what comes after is not known, so not off the loop
+            warn_if_lost(record_left_flow, engine.flow, engine.flow_run, state)
+
+    return capture
+
+
+def _creating(original: Body) -> Body:
+    async def create(self: AnyTask, *args: Any, **kwargs: Any) -> TaskRun:
+        made: TaskRun = await original(self, *args, **kwargs)
+        if kwargs.get("deferred") and is_bound(self):
+            await asyncio.to_thread(warn_if_lost, hooks.record_scheduled, self, made, kwargs.get("parameters") or {})
+        return made
+
+    return create
 
 
 def _copying(original: Body) -> Body:
@@ -377,11 +458,18 @@ def _patch(point: Point) -> bool:
 
 _EMITTED = ("task_run", "initial_state", "validated_state", "follows")
 _POINTS = (
+    Point("PrefectTaskRunFuture.__init__", futures.PrefectTaskRunFuture, _sending, ("self", "task_run_id")),
     Point("task_engine.emit_task_run_state_change_event", task_engine, _emitting, _EMITTED),
     Point("FlowRunEngine.handle_exception", flow_engine.FlowRunEngine, _failing, ("self", "exc")),
     Point("FlowRunEngine.handle_timeout", flow_engine.FlowRunEngine, _failing, ("self", "exc")),
     Point("AsyncFlowRunEngine.handle_exception", flow_engine.AsyncFlowRunEngine, _failing, ("self", "exc")),
     Point("AsyncFlowRunEngine.handle_timeout", flow_engine.AsyncFlowRunEngine, _failing, ("self", "exc")),
+    Point("BaseFlowRunEngine._capture_state_report", flow_engine.BaseFlowRunEngine, _leaving, ("self", "state")),
+    Point("flow_runs.propose_state", flow_runs, _proposing, ("client", "state", "flow_run_id")),
+    Point("flow_runs.propose_state_sync", flow_runs, _proposing, ("client", "state", "flow_run_id")),
+    Point("PrefectClient.read_flow_run", PrefectClient, _reading, ("self", "flow_run_id")),
+    Point("SyncPrefectClient.read_flow_run", SyncPrefectClient, _reading, ("self", "flow_run_id")),
+    Point("Task.create_run", Task, _creating, ("self", "client", "id", "parameters")),
     Point("Task.with_options", Task, _copying, ("self",)),
     Point("Flow.with_options", Flow, _copying, ("self",)),
 )

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from audit.errors import KeyUnavailable, StoreUnavailable
 from audit.events.canonical import digest_of
-from audit.events.payloads import Approver, Code, DeploymentOfRun, Surroundings
+from audit.events.payloads import Approver, Code, DeploymentOfRun, Recording, Surroundings
 from audit.privacy.mask_key import create_mask_key, keyed, read_mask_key
-from audit.settings import settings
+from audit.recording import processes
+from audit.settings import Settings, settings
 from audit.store.engine import store_path
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from prefect.client.schemas.objects import FlowRun
 
 UNKNOWN_ACTOR = "p:unknown"  # no mask key here, so no keyed hash; the payload still names the principal
@@ -50,19 +53,18 @@ def actor() -> str:
     UNKNOWN_ACTOR where the key is gone; a home that has no store yet gets its key here, for the event that
     makes the store has an actor too.
     """
-    where = settings()
     try:
-        path = store_path(where)
-        if path is not None and not path.exists():
-            create_mask_key(where.keys_path)
-        return _actor(where.keys_path)
+        return _actor(settings())
     except (KeyUnavailable, StoreUnavailable):
         return UNKNOWN_ACTOR
 
 
 @cache
-def _actor(keys: Path) -> str:
-    return "p:" + keyed(read_mask_key(keys), "actor", principal())
+def _actor(where: Settings) -> str:
+    path = store_path(where)
+    if path is not None and not path.exists():
+        create_mask_key(where.keys_path)
+    return "p:" + keyed(read_mask_key(where.keys_path), "actor", principal())
 
 
 def knows_prefect(release: str) -> bool:
@@ -71,18 +73,30 @@ def knows_prefect(release: str) -> bool:
     return low <= tuple(int(part) for part in release.split(".")[:3] if part.isdigit()) < high
 
 
-@cache
 def surroundings() -> Surroundings:
     """Interpreter, platform, installed versions and host of this process."""
+    return _surroundings(os.getpid())
+
+
+@cache
+def _surroundings(process_id: int) -> Surroundings:  # by its number, for a fork is another process
     return Surroundings(
         python=platform.python_version(),
         platform=platform.platform(),
         prefect=version("prefect"),
         lock_digest=_installed_digest(),
         host=socket.gethostname(),
-        process_id=os.getpid(),
+        process_id=process_id,
+        process=processes.this_process(),
         principal=principal(),
     )
+
+
+def recording() -> Recording:
+    """How this process records, and which of Prefect's private points it could not bind."""
+    from audit.recording import bindings, plugin  # which import this module
+
+    return Recording(plugin=plugin.is_on(), unbound=list(bindings.UNBOUND))
 
 
 def code_of(fn: Callable[..., object]) -> Code:
@@ -109,6 +123,21 @@ def deployment_of(flow_run: "FlowRun") -> DeploymentOfRun | None:
         work_pool=flow_run.work_pool_name,
         worker=os.environ.get("PREFECT__WORKER_NAME") or _label(flow_run, "prefect.worker.name"),
     )
+
+
+def caller_of(flow_run: "FlowRun") -> "UUID | None":
+    """The flow run that had this one run as a deployment, which only the server knows; None where it does not say."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    if flow_run.parent_task_run_id is None:
+        return None
+    try:
+        with get_client(sync_client=True) as client:
+            return client.read_task_run(flow_run.parent_task_run_id).flow_run_id
+    except (httpx.HTTPError, ObjectNotFound):
+        return None
 
 
 def trace_id(run: Any) -> str | None:

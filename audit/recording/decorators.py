@@ -5,12 +5,13 @@ What comes back is Prefect's own Flow or Task. Options, types and behaviour are 
 
 from collections.abc import Callable
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import prefect
 from prefect import Flow, Task
 
 from audit.errors import UserError
+from audit.recording import plugin
 from audit.recording.bindings import Bindable, bind
 
 __all__ = ["flow", "instrument", "task"]
@@ -32,11 +33,19 @@ else:
     flow.from_source = Flow.from_source
 
 
-def instrument(prefect_object: Bindable) -> Bindable:
-    """Have every run of this flow or task recorded. In place; twice does no harm.
+@overload
+def instrument() -> None: ...
+@overload
+def instrument(prefect_object: Bindable) -> Bindable: ...
+def instrument(prefect_object: Bindable | None = None) -> Bindable | None:
+    """Have every run of this flow or task recorded; of none, every run of all that are defined, so far and from now on.
 
-    Raises UserError for anything else.
+    In place; twice does no harm. Raises UserError for anything else.
     """
+    if prefect_object is None:
+        plugin.record_what_is_defined()
+        plugin.record_what_was_defined()
+        return None
     if not isinstance(prefect_object, Flow | Task):
         raise UserError(
             f"audit.instrument takes a Prefect flow or task, not {type(prefect_object).__qualname__}.",

@@ -6,7 +6,7 @@ never fails a run: what it cannot put on record it warns of. Signals and time-ou
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, ParamSpec
 from uuid import UUID
@@ -19,7 +19,9 @@ from audit.errors import AuditError
 from audit.events.event import make_event, uuid8
 from audit.events.payloads import RunError, RunState, Used
 from audit.privacy import redact
-from audit.recording import circumstances, recorder, runs
+from audit.recording import abandoned, circumstances, completeness, recorder, runs
+from audit.store import read
+from audit.store.engine import open_store
 
 HOOK = "prefect-audit/hook"  # sources: who saw it
 WRAPPER = "prefect-audit/wrapper"
@@ -55,15 +57,23 @@ async def record_async_task_end(task: AnyTask, task_run: TaskRun, state: State[A
 
 
 def record_flow_running(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
-    """Hook of sync flows for on_running: the first attempt and every further one."""
-    runs.of_flow_run(flow_run).attempts = _flow_attempt(flow_run) + 1
-    warn_if_lost(record_flow_state, flow, flow_run, state)
+    """Hook of sync flows for on_running: the first attempt, every further one, and what goes on after a suspension."""
+    resumed = bool(flow_run.empirical_policy.resuming)
+    runs.of_flow_run(flow_run).attempts = _flow_attempt(flow_run) + (not resumed)
+    done(completeness.flow_began, flow_run)
+    warn_if_lost(record_flow_state, flow, flow_run, state, HOOK, resumed=resumed)
 
 
 def record_flow_end(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of flows for everything else. Also called by a worker's process, which saw no earlier state."""
-    warn_if_lost(record_flow_state, flow, flow_run, state)
+    elsewhere = not runs.of_flow_run(flow_run).attempts
+    warn_if_lost(record_flow_state, flow, flow_run, state, HOOK)
+    if elsewhere and state.is_cancelling():  # the worker ended the run's process before it called this
+        done(record_cancelled_task_runs, flow_run)
+    if elsewhere and state.is_crashed():  # likewise, when it saw the process gone
+        done(record_abandoned_task_runs, flow_run)
     runs.forget_flow_run(flow_run)
+    done(completeness.flow_ended, flow_run)
     if flow_run.parent_task_run_id is None:
         done(recorder.flow_ended)
 
@@ -110,6 +120,8 @@ def task_event_type(task_run: TaskRun, state: State[Any]) -> str | None:
             return "task_run.timed_out" if state.name == "TimedOut" else "task_run.failed"
         case StateType.PENDING if state.name == "NotReady":
             return "task_run.not_ready"
+        case StateType.SCHEDULED if state.state_details.deferred:
+            return "task_run.scheduled"
         case StateType.CRASHED | StateType.CANCELLED:
             return f"task_run.{_PLAIN[state.type]}"
         case _:
@@ -143,9 +155,36 @@ def record_task_state(task: AnyTask, task_run: TaskRun, state: State[Any], sourc
 
 def record_crash(task: AnyTask, task_run: TaskRun, raised: BaseException, source: str) -> None:
     """Put on record what ends a task run's process, while there is still time: no hook follows."""
-    type = "task_run.crashed"
-    id = _attempt_id(task_run, type)
-    _append_task_event(type, task, task_run, id=id, time=None, source=source, error=redact.error(raised))
+    _record_end_without_state("task_run.crashed", task, task_run, raised, source)
+
+
+def record_stop(task: AnyTask, task_run: TaskRun, raised: BaseException, source: str) -> None:
+    """Put on record that Prefect ended a body, its flow run being suspended or aborted: no state and no hook follow."""
+    _record_end_without_state("task_run.cancelled", task, task_run, raised, source)
+
+
+def record_scheduled(task: AnyTask, task_run: TaskRun, parameters: Mapping[str, object]) -> None:
+    """Put on record that a task run was handed over to whoever serves its task."""
+    runs.of_task_run(task_run).parameters = redact.parameters(runs.without_owner(task.fn, parameters))
+    if task_run.state is not None:
+        record_task_state(task, task_run, task_run.state, ENGINE)
+
+
+def record_cancelled_task_runs(flow_run: FlowRun) -> None:
+    """Put on record that the task runs of a cancelled flow run, which were under way, ended with its process.
+
+    Those that were handed over run elsewhere. Raises StoreUnavailable where the record cannot be read.
+    """
+    for run in read.task_runs(open_store(), str(flow_run.id)):
+        over = run["ended_at"] is not None and run["state"] != "abandoned"
+        if not over and '"scheduled"' not in run["states"]:
+            _append_cancelled_task_run(run)
+
+
+def record_abandoned_task_runs(flow_run: FlowRun) -> None:
+    """Put on record that nobody will see the ends of a crashed flow run's task runs. Raises StoreUnavailable."""
+    for event in abandoned.abandon_task_runs(open_store(), str(flow_run.id)):
+        recorder.tell(event)
 
 
 def settle_attempt(task: AnyTask, task_run: TaskRun, state: State[Any], source: str) -> None:
@@ -175,21 +214,26 @@ def settle_attempt(task: AnyTask, task_run: TaskRun, state: State[Any], source: 
     )
 
 
-def record_flow_state(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
-    """Put the state that a flow run entered on record. Raises AuditUnavailable in mode `strict`."""
-    attempt = _flow_attempt(flow_run)
-    type = _flow_event_type(attempt, state)
+def record_flow_state(
+    flow: AnyFlow, flow_run: FlowRun, state: State[Any], source: str, *, resumed: bool = False
+) -> None:
+    """Put the state that a flow run entered on record, once. Raises AuditUnavailable in mode `strict`.
+
+    `resumed`: it runs, for somebody resumed it, and not because an attempt begins.
+    """
+    known = runs.of_flow_run(flow_run)
+    type = "flow_run.resumed" if resumed else _flow_event_type(_flow_attempt(flow_run), state)
     if type is None:
         return
-    starts = state.is_running()
-    own_id = str(flow_run.id if type == "flow_run.cancelled" else state.id)
+    starts = state.is_running() and source == HOOK
+    known.paused_at = state.timestamp if type == "flow_run.paused" else None
     _append_flow_event(
         type,
         flow,
         flow_run,
-        id=_run_id(flow_run, type) if type == "flow_run.cancelled" else uuid8(own_id, str(flow_run.id), own_id, type),
+        id=_flow_event_id(flow_run, state, type),
         time=state.timestamp,
-        source=HOOK,
+        source=source,
         payload={
             "state_id": str(state.id),
             "state": redact.text(state.name) if state.name else None,
@@ -198,6 +242,7 @@ def record_flow_state(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> No
             "outputs": _outputs(state),
             "code": circumstances.code_of(flow.fn) if starts else None,
             "surroundings": circumstances.surroundings() if starts else None,
+            "recording": circumstances.recording() if starts else None,
         },
     )
 
@@ -220,6 +265,35 @@ def error_of(state: State[Any]) -> RunError | None:
     if state.is_failed():
         return RunError(kind=redact.text(f"prefect.states.{state.name}"), message=redact.text(state.message or ""))
     return None
+
+
+def _record_end_without_state(type: str, task: AnyTask, task_run: TaskRun, raised: BaseException, source: str) -> None:
+    id = _attempt_id(task_run, type)
+    _append_task_event(type, task, task_run, id=id, time=None, source=source, error=redact.error(raised))
+
+
+def _append_cancelled_task_run(run: Mapping[str, Any]) -> None:
+    id, type = str(run["id"]), "task_run.cancelled"
+    payload = RunState(
+        run_name=run["name"],
+        of=run["task"],
+        flow_name=run["flow"],
+        message="Its flow run was cancelled, and the process has ended.",
+        attempt=run["attempts"],
+    )
+    recorder.append(
+        make_event(
+            type,
+            payload,
+            id=uuid8(id, id, str(run["attempts"]), type),
+            source=HOOK,
+            subject=f"task-run/{id}",
+            actor=circumstances.actor(),
+            flow_run_id=run["flow_run_id"],
+            task_run_id=id,
+            deployment=run["deployment"],
+        )
+    )
 
 
 def _append_task_event(
@@ -282,6 +356,8 @@ def _append_flow_event(
     payload: dict[str, object],
 ) -> None:
     known = runs.of_flow_run(flow_run)
+    if id in known.recorded:
+        return
     around = FlowRunContext.get()
     inside = around is not None and around.flow_run is not None and around.flow_run.id == flow_run.id
     if inside and around and around.parameters is not None:
@@ -289,7 +365,9 @@ def _append_flow_event(
         known.inputs = runs.references(around.parameters)
     elif known.parameters is None:
         known.parameters = redact.parameters(flow_run.parameters)
-    parent = around.flow_run if around and not inside and flow_run.parent_task_run_id else None
+    if known.parent is None and flow_run.parent_task_run_id is not None:
+        caller = around.flow_run if around and not inside else None
+        known.parent = caller.id if caller else circumstances.caller_of(flow_run)
     recorder.append(
         make_event(
             type,
@@ -298,7 +376,7 @@ def _append_flow_event(
                     "run_name": redact.text(flow_run.name),
                     "of": redact.text(flow.name),
                     "attempt": known.attempts or flow_run.run_count,
-                    "parent_flow_run_id": _text(parent.id) if parent else None,
+                    "parent_flow_run_id": _text(known.parent),
                     "tags": sorted(map(redact.text, flow_run.tags)),
                     "parameters": known.parameters,
                     "inputs": known.inputs,
@@ -316,6 +394,7 @@ def _append_flow_event(
             trace_id=circumstances.trace_id(flow_run),
         )
     )
+    known.recorded.add(id)
 
 
 def _flow_event_type(attempt: int, state: State[Any]) -> str | None:
@@ -328,8 +407,19 @@ def _flow_event_type(attempt: int, state: State[Any]) -> str | None:
             return "flow_run.timed_out" if state.name == "TimedOut" else "flow_run.failed"
         case StateType.CRASHED | StateType.CANCELLED | StateType.CANCELLING:
             return f"flow_run.{_PLAIN[state.type]}"
+        case StateType.PAUSED:
+            return "flow_run.suspended" if state.name == "Suspended" else "flow_run.paused"
         case _:
             return None
+
+
+def _flow_event_id(flow_run: FlowRun, state: State[Any], type: str) -> str:
+    """One id for one state. The state that a worker cancels with is unknown to the server: the run and its attempt
+    stand for it, for what was cancelled may be begun anew and be cancelled again."""
+    run_id, state_id, attempt = str(flow_run.id), str(state.id), _flow_attempt(flow_run)
+    if type == "flow_run.cancelled":
+        return uuid8(run_id, run_id, *([str(attempt)] if attempt > 1 else []), type)
+    return uuid8(state_id, run_id, state_id, type)
 
 
 def _flow_attempt(flow_run: FlowRun) -> int:
@@ -339,10 +429,6 @@ def _flow_attempt(flow_run: FlowRun) -> int:
 
 def _attempt_id(task_run: TaskRun, type: str, attempt: int | None = None) -> str:
     return uuid8(str(task_run.id), str(task_run.id), str(attempt or task_run.run_count), type)
-
-
-def _run_id(flow_run: FlowRun, type: str) -> str:
-    return uuid8(str(flow_run.id), str(flow_run.id), type)
 
 
 def _flow_around(task_run: TaskRun) -> FlowRunContext | None:

@@ -34,11 +34,13 @@ class Initialised:
 def initialise(origin: str | None = None, where: Settings | None = None) -> Initialised:
     """Make what is missing of store, keys and origin; harmless when all is there.
 
+    On PostgreSQL that takes the rights of the store's owner.
+
     Raises StoreUnavailable, and KeyUnavailable if the mask key that the store knows of is gone: a new one
     would silently stop matching old rows; or if a log key that is here is another log's.
     """
     where = where or settings()
-    store = engine.open_store(where)
+    store = engine.make_store(where)
     with store.reading() as connection:
         known = _known(connection)
     mask_key = read_mask_key(where.keys_path) if known.mask_key else create_mask_key(where.keys_path)

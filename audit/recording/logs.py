@@ -3,31 +3,49 @@ to AUDIT_HOME/logs/audit.jsonl, which many processes share and which rotates. Id
 """
 
 import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-import structlog
+import orjson
 
+from audit.events.canonical import timestamp
 from audit.events.event import Event
-from audit.settings import settings
+from audit.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from concurrent_log_handler import ConcurrentRotatingFileHandler
 
 MAX_BYTES = 20_000_000
 KEPT = 10
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _SHOWN = ("id", "time", "subject", "severity", "actor", "flow_run_id", "task_run_id", "deployment")
 
+Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
-def tell(event: Event) -> None:
-    """Write `event`'s line to the file and, inside a run that it belongs to, to the run's own log."""
-    level = _LEVELS[event.severity]
+
+def tell(events: Sequence[Event]) -> None:
+    """Write each event's line to the file and, inside a run that it belongs to, to the run's own log."""
+    if file := _file(settings()):
+        file.emit(_record("\n".join(map(_line, events))))
+    if any(event.of_a_run for event in events) and (logger := _run_logger()):
+        for event in events:
+            if event.of_a_run:
+                logger.log(_LEVELS[event.severity], "%s · %s · event %s", event.type, event.subject, event.id)
+
+
+def _line(event: Event) -> str:
     shown = {name: value for name in _SHOWN if (value := getattr(event, name)) is not None}
-    if lines := _file_logger(settings().log_path):
-        lines.log(level, event.type, **shown)
-    if event.of_a_run and (logger := _run_logger()):
-        logger.log(level, "%s · %s · event %s", event.type, event.subject, event.id)
+    about = {"timestamp": timestamp(datetime.now(UTC)), "level": event.severity, "event": event.type}
+    return orjson.dumps(about | shown, option=orjson.OPT_SORT_KEYS).decode()
 
 
-def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | None":
+def _record(lines: str) -> logging.LogRecord:
+    return logging.LogRecord("audit.events", logging.INFO, "", 0, lines, None, None)
+
+
+def _run_logger() -> Logger | None:
     from prefect.exceptions import MissingContextError
     from prefect.logging import get_run_logger
 
@@ -38,35 +56,14 @@ def _run_logger() -> "logging.Logger | logging.LoggerAdapter[logging.Logger] | N
 
 
 @cache
-def _file_logger(path: Path) -> structlog.stdlib.BoundLogger | None:
-    """The logger behind `path`; None, said once, where the file cannot be written: the store has the event."""
+def _file(where: Settings) -> "ConcurrentRotatingFileHandler | None":
+    """What writes the lines; None, said once, where the file cannot be written: the store has the event."""
     from concurrent_log_handler import ConcurrentRotatingFileHandler
 
+    path = where.log_path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handler = ConcurrentRotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT)
+        return ConcurrentRotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT)
     except OSError as refused:
         logging.getLogger("audit").warning("No event lines in %s (%s).", path, refused.strerror)
         return None
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(sort_keys=True),
-            ]
-        )
-    )
-    plain = logging.getLogger(f"audit.events.{path}")
-    plain.setLevel(logging.DEBUG)
-    plain.propagate = False
-    plain.addHandler(handler)
-    bound: structlog.stdlib.BoundLogger = structlog.wrap_logger(
-        plain,
-        processors=[
-            structlog.stdlib.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        wrapper_class=structlog.stdlib.BoundLogger,
-    )
-    return bound

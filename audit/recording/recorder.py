@@ -3,11 +3,13 @@
 Mode `spool` never stops a pipeline; mode `strict` raises AuditUnavailable where neither takes the event.
 """
 
+import atexit
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -15,25 +17,38 @@ from typing import TypedDict
 
 from sqlalchemy import Connection
 
-from audit.errors import AuditUnavailable, InconsistentTree, KeyUnavailable, StoreBusy, StoreUnavailable, UserError
+from audit.errors import (
+    AuditUnavailable,
+    InconsistentTree,
+    KeyUnavailable,
+    NotPermitted,
+    StoreBusy,
+    StoreRefused,
+    StoreUnavailable,
+    UserError,
+)
 from audit.events.event import Event, make_event
 from audit.events.payloads import Payload, StoreFacts
 from audit.events.vocabulary import Severity
-from audit.recording import circumstances, spool
+from audit.recording import abandoned, circumstances, spool
 from audit.recording.initialise import initialise
+from audit.recording.losses import Losses
 from audit.recording.sealing import seal_all, signing_key
 from audit.settings import Settings, settings
 from audit.store.append import append as append_to_store
 from audit.store.append import append_decided
-from audit.store.engine import open_store
+from audit.store.engine import open_existing, open_store, store_path
 from audit.store.ledger import not_sealed
 
 SOURCE = "prefect-audit/recorder"
 BUSY_TRIES = 6  # of a decision, each of which waits for the busy timeout
-OURS = ("key.", "checkpoint.", "store.")  # types of what the record says of itself, which no run may put into its mouth
+# Types of what the record says of itself, which no run may put into its mouth.
+OURS = ("key.", "checkpoint.", "store.", "completeness.")
 SEALING_SECONDS = 5.0  # that a run waits for at its end; what is left then is the next one's
 UNSEALED_FOR = timedelta(hours=1)  # after which who cannot seal says that nobody does
-RETRY_SECONDS = 15.0  # a store that failed is left alone so long: each try may block for its busy timeout
+RETRY_SECONDS = 15.0  # at most: a store that failed is left alone, for each try may block for its busy timeout
+LEAST_REST_SECONDS = 1.0
+REST_FACTOR = 3.0  # of the time that the failure took
 
 log = logging.getLogger("audit")
 Listener = Callable[[Event], None]
@@ -54,11 +69,24 @@ def record(
     Run ids, deployment, actor and times are filled in. Raises AuditUnavailable in mode `strict` only, UserError for a
     type that is the record's own.
     """
-    if type.startswith(OURS):
-        raise UserError(f"{type} is what the record says of itself.", hint="Record what happened under another type.")
+    _demand_not_ours(type)
     event = make_event(type, payload, source=SOURCE, subject=subject, severity=severity, id=id, **_around())
     append(event)
     return event.id
+
+
+def record_many(facts: Iterable[Fact]) -> list[str]:
+    """Put facts on record in one transaction: `(type, payload, subject)` each; returns the events' ids.
+
+    Otherwise as `record`.
+    """
+    around = _around()
+    events = []
+    for type, payload, subject in facts:
+        _demand_not_ours(type)
+        events.append(make_event(type, payload, source=SOURCE, subject=subject, **around))
+    append_all(events)
+    return [event.id for event in events]
 
 
 def record_decided(decide: Callable[[Connection], Sequence[Fact]], *, in_store_only: bool = False) -> Sequence[Fact]:
@@ -85,8 +113,7 @@ def record_decided(decide: Callable[[Connection], Sequence[Fact]], *, in_store_o
             raise
         with open_store().reading() as connection:
             waiting = events(connection)
-        for event in waiting:
-            append(event)
+        append_all(waiting)
     return facts
 
 
@@ -101,14 +128,32 @@ def _patiently(decide: Callable[[Connection], Sequence[Event]]) -> Sequence[Even
 
 def append(event: Event) -> None:
     """Put one event into the store, else into the spool. Raises AuditUnavailable in mode `strict` only."""
-    _recorder().append(event)
-    tell(event)
+    append_all([event])
+
+
+def append_all(events: Sequence[Event]) -> None:
+    """As `append`, in one transaction."""
+    if not events:
+        return
+    _recorder().append(events)
+    tell_all(events)
+
+
+def bring_home() -> None:
+    """Replay what waits in the spool. A failure is told, and what waits goes on waiting."""
+    _recorder().bring_home()
+
+
+def flush() -> spool.Replayed:
+    """Bring home what waits in the spool now, also what the store refused before. Raises StoreUnavailable."""
+    open_existing()  # one that is not there is not made, for that would hide that it was lost
+    return _recorder().replay(refused_too=True)
 
 
 def flow_ended() -> None:
     """What is due when a flow run ends: bring home what was spooled, by this process or another, and seal it."""
     try:
-        if spool.waiting(settings().spool_path):
+        if spool.files(settings().spool_path):
             _recorder().bring_home()
     finally:
         _recorder().seal()
@@ -126,14 +171,25 @@ def count_lost(what: str) -> None:
 
 def tell(event: Event) -> None:
     """Have everybody hear of an event that is on record: the log, this process's listeners, and of a run's Prefect."""
+    tell_all([event])
+
+
+def tell_all(events: Sequence[Event]) -> None:
+    """As `tell`, for what was put on record together."""
     from audit.recording import logs
     from audit.recording.feed import feed
 
-    logs.tell(event)
-    if event.of_a_run:
-        feed(event)
-    for listener in _listeners:
-        listener(event)
+    logs.tell(events)
+    for event in events:
+        if event.of_a_run:
+            feed(event)
+        for listener in _listeners:
+            listener(event)
+
+
+def _demand_not_ours(type: str) -> None:
+    if type.startswith(OURS):
+        raise UserError(f"{type} is what the record says of itself.", hint="Record what happened under another type.")
 
 
 def _around() -> "Around":
@@ -165,43 +221,60 @@ class Recorder:
     """One process's way to the store: what it knows of the store's health and of what was lost."""
 
     where: Settings
-    looked: bool = False  # whether what an earlier process left in the spool was brought home
+    losses: Losses
+    process: int = field(default_factory=os.getpid)
+    began: bool = False  # whether what an earlier process left in the spool was brought home
     spooled: bool = False
-    dropped: int = 0
-    failed_at: float | None = None
+    untold: bool = False  # whether something was lost and is not on record as lost
+    rests_until: float = 0.0
+    because: str = ""
     told_unsealed: bool = False
     lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def append(self, event: Event) -> None:
+    @property
+    def dropped(self) -> int:
+        """How many events are lost and not on record as lost, as far as is known here."""
+        return self.losses.count()
+
+    def append(self, events: Sequence[Event]) -> None:
         if self._store_rests():
-            self._spool(event, "the store failed a moment ago")
+            self._spool(events, self.because)
             return
+        started = time.monotonic()
         try:
-            if not self.looked:
+            if not self.began:
                 self._begin()
-            if self.spooled or self.dropped:
-                self.bring_home()
-            append_to_store(open_store(self.where), [event])
-            self.failed_at = None
+            if self.spooled or self.untold:
+                self.replay()
+            append_to_store(open_store(self.where), events)
+        except StoreRefused:
+            self._append_each(events)
         except StoreUnavailable as gone:
-            self.failed_at = time.monotonic()
-            self._spool(event, gone.what)
+            self._let_rest(gone, started)
+            self._spool(events, gone.what)
 
     def bring_home(self) -> None:
         """Replay the spool, and put on record what was replayed and what was lost. A failure only waits."""
         if self._store_rests():
             return
+        started = time.monotonic()
+        try:
+            self.replay()
+        except StoreUnavailable as gone:
+            self._let_rest(gone, started)
+            log.warning("The audit spool waits. %s", gone)
+
+    def replay(self, *, refused_too: bool = False) -> spool.Replayed:
+        """Bring home what waits and account for it, and for what was lost. Raises StoreUnavailable."""
         with self.lock:
-            try:
-                store = open_store(self.where)
-                moved, lost = spool.replay(self.where.spool_path, store), self.dropped
-                append_to_store(store, _accounts(moved, lost))
-            except StoreUnavailable as gone:
-                self.failed_at = time.monotonic()
-                log.warning("The audit spool waits. %s", gone)
-                return
-            self.looked, self.spooled = True, False
-            self.dropped -= lost
+            store = open_store(self.where)
+            replayed = spool.replay(self.where.spool_path, store, refused_too=refused_too)
+            self._say_what_stays(replayed)
+            with self.losses.telling() as lost:
+                if told := _accounts(replayed.moved, lost):
+                    append_to_store(store, told)
+            self.spooled, self.untold = False, self.losses.unwritten > 0
+        return replayed
 
     def seal(self) -> None:
         """Seal what waits, if the log's key is here. A failure only waits, for the run's outcome is the user's."""
@@ -220,9 +293,103 @@ class Recorder:
         except (KeyUnavailable, StoreUnavailable) as failed:
             log.warning("The record waits to be sealed. %s", failed)
 
+    def lose(self, what: str, because: str) -> None:
+        """Count an event that is not on record, and say so."""
+        self.losses.add()
+        self.untold = True
+        log.error("%s IS NOT ON RECORD (%d lost so far). %s", what, self.dropped, because)
+
+    def end(self) -> None:
+        """The last chance to put on record what was lost. In a fork that ends it is its parent's."""
+        if not self.untold or self.process != os.getpid():
+            return
+        self.rests_until = 0.0
+        self.bring_home()
+        if self.untold:
+            log.error("%d EVENTS ARE NOT ON RECORD. %s tells the next process of them.", self.dropped, self.losses.path)
+
+    def _begin(self) -> None:
+        """A new store gets its key and origin, where it is a file; what an earlier process spooled comes home, and
+        its runs, where it is gone, are given up."""
+        with self.lock:
+            if self.began:
+                return
+            if store_path(self.where) is not None:  # on PostgreSQL this takes an owner's rights: `audit init`
+                try:
+                    initialise(where=self.where)
+                except KeyUnavailable as lost:
+                    log.warning("%s", lost)
+            self.untold = self.losses.prepare() > 0 or self.untold
+            self.replay()
+            self.began = True
+        with suppress(NotPermitted):  # who may only write cannot look
+            for event in abandoned.abandon_gone(open_store(self.where), datetime.now(UTC) - abandoned.AT_START):
+                tell(event)
+
+    def _say_what_stays(self, replayed: spool.Replayed) -> None:
+        for event, reason in replayed.refused:
+            _say_refused(event, reason)
+        for unusable in replayed.unusable:
+            log.error("What waits in the audit spool cannot be brought home. %s", unusable)
+
+    def _append_each(self, events: Sequence[Event]) -> None:
+        """One of them is refused: it is kept apart, and the others go in."""
+        for at, event in enumerate(events):
+            started = time.monotonic()
+            try:
+                append_to_store(open_store(self.where), [event])
+            except StoreRefused as refused:
+                self._keep_refused(event, refused.what)
+            except StoreUnavailable as gone:
+                self._let_rest(gone, started)
+                self._spool(events[at:], gone.what)
+                return
+
+    def _keep_refused(self, event: Event, reason: str) -> None:
+        try:
+            spool.put_refused(self.where.spool_path, event, reason)
+        except StoreUnavailable as gone:
+            self._give_up([event], gone)
+        else:
+            _say_refused(event, reason)
+
+    def _spool(self, events: Sequence[Event], because: str) -> None:
+        with self.lock:
+            news = [] if self.spooled else [_about("store.spooled", StoreFacts(reason=because))]
+            try:
+                spool.put(self.where.spool_path, [*news, *events])
+            except StoreUnavailable as also_gone:
+                self._give_up(events, also_gone)
+                return
+            self.spooled = True
+        if news:
+            log.warning("The audit store is away (%s). Events wait in %s.", because, self.where.spool_path)
+
+    def _give_up(self, events: Sequence[Event], gone: StoreUnavailable) -> None:
+        if self.where.mode == "strict":
+            raise AuditUnavailable(
+                f"Neither the audit store nor its spool can be written: {gone.what}",
+                hint="Nothing runs unrecorded in mode strict; mend the store or set AUDIT_MODE=spool.",
+            ) from gone
+        for event in events:
+            self.lose(event.type, str(gone))
+
+    def _store_rests(self) -> bool:
+        return time.monotonic() < self.rests_until
+
+    def _let_rest(self, gone: StoreUnavailable, started: float) -> None:
+        """Each try may block as long as this one did, so the next one is not soon; one that failed at once may be."""
+        now = time.monotonic()
+        self.rests_until = now + min(RETRY_SECONDS, max(LEAST_REST_SECONDS, REST_FACTOR * (now - started)))
+        self.because = gone.what
+
     def _tell_unsealed(self) -> None:
         """Once: a machine without the key need not seal, but somebody should."""
-        count, oldest = not_sealed(open_store(self.where))
+        try:
+            count, oldest = not_sealed(open_store(self.where))
+        except NotPermitted:  # who may only write cannot know
+            self.told_unsealed = True
+            return
         if oldest and datetime.now(UTC) - datetime.fromisoformat(oldest) > UNSEALED_FOR:
             self.told_unsealed = True
             log.warning(
@@ -231,38 +398,9 @@ class Recorder:
                 oldest,
             )
 
-    def _begin(self) -> None:
-        """A new store gets its key and origin; what an earlier process spooled comes home."""
-        try:
-            initialise(where=self.where)
-        except KeyUnavailable as lost:
-            log.warning("%s", lost)
-        self.bring_home()
 
-    def _store_rests(self) -> bool:
-        return self.failed_at is not None and time.monotonic() - self.failed_at < RETRY_SECONDS
-
-    def _spool(self, event: Event, because: str) -> None:
-        with self.lock:
-            news = [] if self.spooled else [_about("store.spooled", StoreFacts(reason=because))]
-            try:
-                append_to_store(spool.spool(self.where.spool_path), [*news, event])
-            except StoreUnavailable as also_gone:
-                if self.where.mode == "strict":
-                    raise AuditUnavailable(
-                        f"Neither the audit store nor its spool can be written: {also_gone.what}",
-                        hint="Nothing runs unrecorded in mode strict; mend the store or set AUDIT_MODE=spool.",
-                    ) from also_gone
-                self.lose(event.type, str(also_gone))
-                return
-            self.spooled = True
-        if news:
-            log.warning("The audit store is away (%s). Events wait in %s.", because, self.where.spool_path)
-
-    def lose(self, what: str, because: str) -> None:
-        with self.lock:
-            self.dropped += 1
-        log.error("%s IS NOT ON RECORD (%d lost so far). %s", what, self.dropped, because)
+def _say_refused(event: Event, reason: str) -> None:
+    log.error("%s %s IS NOT ON RECORD, but kept in the spool: %s See `audit spool`.", event.type, event.id, reason)
 
 
 def _accounts(moved: int, lost: int) -> list[Event]:
@@ -280,4 +418,6 @@ def _recorder() -> Recorder:
 
 @lru_cache(maxsize=8)
 def _recorder_of(where: Settings, _process: int) -> Recorder:
-    return Recorder(where)
+    made = Recorder(where, Losses(where.lost_path))
+    atexit.register(made.end)
+    return made

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from typing import Any
+from uuid import UUID
 
 from prefect import Task
-from prefect.client.schemas.objects import FlowRun, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from pydantic import BaseModel
 
 from audit.events.payloads import Named, RunError, Used, used
@@ -55,11 +56,14 @@ class KnownTaskRun:
 
 @dataclass(slots=True)
 class KnownFlowRun:
-    """One flow run; `attempts` counts how often it began to run."""
+    """One flow run; `attempts` counts how often it began to run, `paused_at` is when it began to wait."""
 
     attempts: int = 0
+    paused_at: datetime | None = None
+    parent: UUID | None = None
     parameters: list[Named] | None = None
     inputs: list[Used] | None = None
+    recorded: set[str] = field(default_factory=set)  # ids of the events that are on record
 
 
 _task_runs: dict[str, KnownTaskRun] = {}
@@ -88,6 +92,14 @@ def of_flow_run(run: FlowRun) -> KnownFlowRun:
 def forget_flow_run(run: FlowRun) -> None:
     """A flow run has come to its end."""
     _flow_runs.pop(str(run.id), None)
+
+
+def goes_on(id: UUID, state: State[Any]) -> bool:
+    """Whether `state` ends a pause in this process. Who reads a run while it pauses may be told what it was before."""
+    known = _flow_runs.get(str(id))
+    if known is None or known.paused_at is None:
+        return False
+    return state.is_running() and state.timestamp > known.paused_at
 
 
 def known_here() -> int:

@@ -17,7 +17,7 @@ from audit.events.payloads import KeyFacts
 from audit.keyfile import create_once, put
 from audit.ledger import keys
 from audit.ledger.note import SigningKey, VerifierKey
-from audit.ledger.sealer import BATCH, KEPT, Announce, Sealed, demand_continued, seal
+from audit.ledger.sealer import BATCH, KEPT, Announce, Sealed, Withdraw, demand_continued, seal
 from audit.recording import circumstances
 from audit.settings import Settings
 from audit.store import ledger
@@ -79,19 +79,33 @@ def continued_store(where: Settings) -> AuditStore:
     return store
 
 
-def seal_all(where: Settings, key: SigningKey, *, tell: Tell) -> Iterator[Sealed]:
+def seal_all(where: Settings, key: SigningKey, *, tell: Tell, whole: bool = False) -> Iterator[Sealed]:
     """Seal what waits, a checkpoint a batch, each told as any event is; what comes meanwhile is left to the next one.
+    `whole` as with `seal`.
 
     Raises InconsistentTree, KeyUnavailable, StoreUnavailable.
     """
     store = open_store(where)
-    while done := seal(store, key, actor=circumstances.actor(), kept=where.keys_path / KEPT):
+    while done := seal(store, key, actor=circumstances.actor(), kept=where.keys_path / KEPT, whole=whole):
         _warn(done)
         tell(done.event)
         yield done
         if done.events < BATCH:
             return
         time.sleep(PAUSE_SECONDS)
+
+
+def seal_withdrawing(where: Settings, key: SigningKey, withdraw: Withdraw, *, tell: Tell) -> Sealed | None:
+    """Withdraw payloads, and seal the event that permits it, in one transaction; None if there was nothing to seal.
+
+    Raises InconsistentTree, KeyUnavailable, StoreUnavailable.
+    """
+    done = seal(open_store(where), key, actor=circumstances.actor(), kept=where.keys_path / KEPT, withdraw=withdraw)
+    if done:
+        _warn(done)
+        for event in (*done.announced, done.event):
+            tell(event)
+    return done
 
 
 def no_key() -> KeyUnavailable:

@@ -20,7 +20,19 @@ from yaml.constructor import ConstructorError
 
 from audit.errors import BadData, SpecError
 from audit.events.canonical import canonical, clean, digest_of
-from audit.spec.model import ESTIMATORS, Column, Dtype, Handling, SourceTable, Spec, TargetKind
+from audit.spec.model import (
+    ESTIMATORS,
+    FLOORS,
+    KEPT_BY,
+    PART_11,
+    Column,
+    Dtype,
+    Handling,
+    SourceTable,
+    Spec,
+    TargetKind,
+    months_kept,
+)
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,6 +41,7 @@ if TYPE_CHECKING:
 MAX_NODES = 20_000  # of the document with its aliases followed
 MAX_DEPTH = 20
 CONFIGURATION = "great_expectations.yml"  # what makes a folder a project of Great Expectations
+FOR_EVER = 1 << 20  # months, longer than any time that a spec can name
 SCORE = "score"  # the model's own output, among the watched columns
 PROBABILITY = "p:"  # and the class: a column of the decisions on several
 # What a decision has beside its inputs; nothing that is kept with it may have such a name.
@@ -334,6 +347,8 @@ def _finding(detail: "ErrorDetails") -> Finding:
         case "string_pattern_mismatch" if keys[:2] == ("alerts", "to"):
             named = "AUDIT_ALERT_URL, `oncall` of AUDIT_ALERT_URL_ONCALL, `slack-webhook/oncall` of a Prefect block"
             return Finding(keys, f"{shown}: a target goes by name, never by address: `default` is that of {named}.")
+        case "string_pattern_mismatch" if keys[:1] == ("retention",):
+            return Finding(keys, f"{shown}: {detail['input']!r} is no time. Write `25 months`, `2 years` or `forever`.")
         case "string_pattern_mismatch":
             return Finding(keys, f"{shown}: use small letters, digits, - and _, beginning with a letter, at most 40.")
     return Finding(keys, f"{shown}: {detail['msg'][:1].lower()}{detail['msg'][1:]}.")
@@ -375,6 +390,7 @@ def _contradictions(spec: Spec) -> Iterator[Finding]:
     yield from _bad_generalising(spec)
     yield from leaks(spec)
     yield from _protected_seen(spec)
+    yield from _below_the_law(spec)
 
 
 def _double_names(spec: Spec) -> Iterator[Finding]:
@@ -787,3 +803,20 @@ def _protected_seen(spec: Spec) -> Iterator[Finding]:
                 ("derive", index, "name"),
                 f"{derived.name!r} uses {source!r}, which is protected, so it cannot be a feature.",
             )
+
+
+def _below_the_law(spec: Spec) -> Iterator[Finding]:
+    """Payloads that would go before a law that the spec is under, or the records that they are about, let them."""
+    asked = spec.retention
+    floors = [FLOORS[regime] for regime in asked.regimes if regime in FLOORS]
+    if asked.records:
+        floors.append((months_kept(asked.records) or FOR_EVER, "`records`, the life of the records themselves"))
+    elif "part-11" in asked.regimes:
+        what = f"{PART_11} has an audit trail kept as long as the records that it is about."
+        yield Finding(("retention", "regimes"), f"{what} Say how long: `records: 10 years`.")
+    for key in KEPT_BY:
+        kept = getattr(asked, key)
+        for least, clause in floors:
+            if (months_kept(kept) or FOR_EVER) < least:
+                most = "for ever" if least == FOR_EVER else f"for {least} months at least"
+                yield Finding(("retention", key), f"{key}: {kept} is too short. Keep them {most}, by {clause}.")

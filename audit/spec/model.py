@@ -216,6 +216,49 @@ class Performance(Part):
     max_loss: float = Field(default=0.05, gt=0)
 
 
+TIME = r"^(forever|[1-9][0-9]{0,2} (month|year)s?)$"  # `25 months`
+Kept = Annotated[str, Field(pattern=TIME)]
+Regime = Literal["eu-ai-act", "reg-b", "part-11"]
+
+# Months that a law has records kept for at least, and where it says so. The EU AI Act has providers and deployers of
+# high-risk systems keep the logs for a period that suits the system's purpose, of at least six months. Regulation B has
+# a creditor keep applications, and what was used in evaluating them, for 25 months after an applicant was told of the
+# action taken (12 months where the credit is for business). 21 CFR Part 11 names no time: an audit trail is kept at
+# least as long as the records that it is about.
+FLOORS: dict[Regime, tuple[int, str]] = {
+    "eu-ai-act": (6, "Articles 19(1) and 26(6) of the EU AI Act, Regulation (EU) 2024/1689"),
+    "reg-b": (25, "12 CFR 1002.12(b)(1), Regulation B"),
+}
+PART_11 = "21 CFR 11.10(c) and (e)"
+
+
+def months_kept(kept: str) -> int | None:
+    """`25 months` and `2 years` in months; None for `forever`."""
+    if kept == "forever":
+        return None
+    count, unit = kept.split()
+    return int(count) * (12 if unit.startswith("year") else 1)
+
+
+class Retention(Part):
+    """How long payloads are kept, counted from the end of the month in which they were recorded: `25 months`,
+    `10 years` or `forever`. Then `audit retention run` exports and withdraws them; envelopes stay. Where nothing is
+    said nothing goes."""
+
+    decisions: Kept = "forever"  # of batches of decisions: `predictions.*`, `decision.*`
+    runs: Kept = "forever"  # of flow and task runs: their parameters, inputs, outputs and errors
+    findings: Kept = "forever"  # `drift.*`, `performance.*`, `anomaly.*`, `alert.*`
+    # `dataset.*`, `model.*`, `retraining.*`, `privacy.masked`; what a model in use rests on stays in any case.
+    lineage: Kept = "forever"
+    # Laws that this use case is under, none of whose times may be undercut: `eu-ai-act` has logs of high-risk systems
+    # kept for six months, `reg-b` records of US consumer credit for 25, `part-11` for as long as `records` says.
+    regimes: tuple[Regime, ...] = ()
+    records: Kept | None = None  # how long the records that the decisions go into are kept; nothing goes before them
+
+
+KEPT_BY = ("decisions", "runs", "findings", "lineage")  # the classes of payloads, each with a time of its own
+
+
 class Expectations(Part):
     """A Great Expectations project of the user's, as a folder beside the spec, and which of its suites to hold."""
 
@@ -275,6 +318,7 @@ class Spec(Part):
     approval: Literal["automatic", "manual"] = "automatic"  # `manual`: a person decides on every candidate
     approval_time: Approval = Approval()
     performance: Performance = Performance()
+    retention: Retention = Retention()
     _file: str | None = PrivateAttr(default=None)
 
     @property

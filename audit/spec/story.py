@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from audit.spec.load import SCORE
-from audit.spec.model import Column, Spec
+from audit.spec.model import KEPT_BY, Column, Spec
 
 NAMED = 12  # names of columns in a line
 
@@ -24,7 +24,7 @@ def story(spec: Spec) -> list[Stage]:
     told = {
         "ingest": _ingest, "validate": _validate, "features": _features, "split": _split, "train": _train,
         "gates": _gates, "promote": _promote, "score": _score, "drift": _drift, "performance": _performance,
-        "alerts": _alerts, "schedule": _schedule,
+        "alerts": _alerts, "schedule": _schedule, "retention": _retention,
     }  # fmt: skip
     return [Stage(name, tuple(tell(spec))) for name, tell in told.items()]
 
@@ -200,3 +200,12 @@ def _named(names: Sequence[str] | Iterable[str], most: int = NAMED) -> str:
     listed = list(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more
+
+
+def _retention(spec: Spec) -> Lines:
+    kept: dict[str, list[str]] = {}
+    for what in KEPT_BY:
+        kept.setdefault(getattr(spec.retention, what), []).append(what)
+    for time, whats in kept.items():
+        how_long = "for ever" if time == "forever" else f"for {time}, then withdrawn by `audit retention run`"
+        yield f"what is recorded of {', '.join(whats)} is kept {how_long}"

@@ -77,13 +77,28 @@ LEDGER_GUARDS = (
     *_only_inserted("anchor", "EXISTS (SELECT 1 FROM anchor WHERE event_seq = NEW.event_seq)"),
 )
 
-_ENDED = "('completed','cached','failed','timed_out','crashed','cancelled','not_ready','rolled_back')"
+ENDED = "('completed','cached','failed','timed_out','crashed','cancelled','not_ready','rolled_back')"
+RECOVERED = "('reconciled','abandoned')"  # how a run stands whose end nobody saw
+
+
+def last_event(of_this: str, state: str) -> str:
+    """The seq of the event that says how a run stands: its last one, save that an end which was seen, though it was
+    spooled and came in late, counts more than what was found out without it."""
+    return f"""coalesce(
+             (SELECT o.seq FROM (SELECT r.seq AS seq, {state} AS state FROM event r
+                WHERE {of_this} AND {state} NOT IN {RECOVERED} ORDER BY r.time DESC, r.seq DESC LIMIT 1) o
+               WHERE o.state IN {ENDED}),
+             (SELECT r.seq FROM event r WHERE {of_this} ORDER BY r.time DESC, r.seq DESC LIMIT 1))"""
 
 
 def _run_view(kind: str, columns: str) -> str:
     """A run is its first event joined with its last; a plain view, for the index makes it quick."""
     of_this = f"r.{kind}_id = f.{kind}_id AND r.type GLOB '{kind}.*'"
     state = f"substr(r.type, {len(kind) + 2})"
+    stands = f"substr(l.type, {len(kind) + 2})"
+    started = "coalesce(json_extract(fp.body, '$.started_at'), f.time)"
+    ended = "coalesce(json_extract(lp.body, '$.ended_at'), l.time)"
+    over = f"({stands} IN {ENDED} OR {stands} IN {RECOVERED})"
     return f"""CREATE VIEW {kind} AS
     SELECT f.{kind}_id AS id,
            coalesce(json_extract(fp.body, '$.run_name'), json_extract(lp.body, '$.run_name')) AS name,
@@ -93,13 +108,14 @@ def _run_view(kind: str, columns: str) -> str:
            coalesce(json_extract(lp.body, '$.parameters'), json_extract(fp.body, '$.parameters')) AS parameters,
            (SELECT count(*) FROM event r WHERE {of_this}
              AND {state} IN ('running', 'retrying')) AS attempts,
-           substr(l.type, {len(kind) + 2}) AS state,
+           CASE {stands} WHEN 'reconciled' THEN coalesce(json_extract(lp.body, '$.became'), 'reconciled')
+             ELSE {stands} END AS state,
            (SELECT json_group_array(json_object('state', state, 'at', time)) FROM
              (SELECT {state} AS state, r.time AS time FROM event r WHERE {of_this} ORDER BY r.time, r.seq)) AS states,
-           f.time AS started_at,
-           CASE WHEN substr(l.type, {len(kind) + 2}) IN {_ENDED} THEN l.time END AS ended_at,
-           CASE WHEN substr(l.type, {len(kind) + 2}) IN {_ENDED}
-             THEN round((julianday(l.time) - julianday(f.time)) * 86400, 4) END AS duration_seconds,
+           {started} AS started_at,
+           CASE WHEN {over} THEN {ended} END AS ended_at,
+           CASE WHEN {over} THEN round((julianday({ended}) - julianday({started})) * 86400, 4) END AS duration_seconds,
+           json_extract(lp.body, '$.known_by') AS known_by,
            json_extract(lp.body, '$.inputs') AS inputs,
            json_extract(lp.body, '$.outputs') AS outputs,
            json_extract(lp.body, '$.error') AS error,
@@ -107,7 +123,7 @@ def _run_view(kind: str, columns: str) -> str:
            f.seq AS first_seq,
            l.seq AS last_seq
       FROM event f
-      JOIN event l ON l.seq = (SELECT r.seq FROM event r WHERE {of_this} ORDER BY r.time DESC, r.seq DESC LIMIT 1)
+      JOIN event l ON l.seq = {last_event(of_this, state)}
       LEFT JOIN payload fp ON fp.event_seq = f.seq
       LEFT JOIN payload lp ON lp.event_seq = l.seq
      WHERE f.type GLOB '{kind}.*'
@@ -150,4 +166,9 @@ DATASET_VERSION = "CREATE VIEW dataset_version AS " + " UNION ALL ".join(
     for type, at in MADE
 )
 
-VIEWS = (TASK_RUN, FLOW_RUN, DATASET_VERSION)
+# What sealing has to know of payloads, for who may read no other.
+LEDGER_PAYLOAD = """CREATE VIEW ledger_payload AS SELECT event_seq, salt, body FROM payload
+  WHERE event_seq IN (SELECT seq FROM event
+    WHERE type IN ('key.created', 'key.rotated', 'key.lost', 'checkpoint.anchored'))"""
+
+VIEWS = (TASK_RUN, FLOW_RUN, DATASET_VERSION, LEDGER_PAYLOAD)

@@ -6,7 +6,7 @@ one. The order that is sealed is that of the leaves.
 """
 
 from audit.events.event import ENVELOPE_KEYS
-from audit.store.ddl import MADE
+from audit.store.ddl import ENDED, MADE, RECOVERED, last_event
 
 _COLUMNS = ", ".join(f"'{key}', NEW.{key}" for key in ENVELOPE_KEYS)
 
@@ -30,12 +30,17 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
          jsonb_typeof(value)
     FROM jsonb_array_elements(CASE jsonb_typeof(body::jsonb) WHEN 'array' THEN body::jsonb ELSE '[]' END)
          WITH ORDINALITY AS items (value, nth) $$""",
+    # With its owner's rights: who may only write still has to know whether it is on record. It tells ids of runs alone.
+    """CREATE FUNCTION task_runs_on_record(flow_runs text[]) RETURNS TABLE (flow_run text, task_run text)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = audit, pg_temp AS $$
+  SELECT DISTINCT flow_run_id, task_run_id FROM event
+   WHERE flow_run_id = ANY (flow_runs) AND task_run_id IS NOT NULL AND type >= 'task_run.' AND type < 'task_run/' $$""",
 )
 
 _REFUSED = _guard("refuse_change", "RAISE EXCEPTION USING MESSAGE = TG_TABLE_NAME || ' is insert-only';")
 
 
-def _no_change(table: str, verbs: str = "UPDATE OR DELETE OR TRUNCATE") -> str:
+def _no_change(table: str, verbs: str = "DELETE OR UPDATE OR TRUNCATE") -> str:
     return f"""CREATE TRIGGER {table}_insert_only BEFORE {verbs} ON {table}
 FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"""
 
@@ -101,13 +106,15 @@ FOR EACH STATEMENT EXECUTE FUNCTION leaf_takes_the_next_idx()""",
 FOR EACH ROW EXECUTE FUNCTION checkpoint_grows()""",
 )
 
-_ENDED = "('completed','cached','failed','timed_out','crashed','cancelled','not_ready','rolled_back')"
-
-
 def _run_view(kind: str, columns: str) -> str:
-    """As SQLite's: a run is its first event joined with its last."""
+    """As SQLite's: a run is its first event joined with its last. That no event is earlier says the planner how many
+    runs there are: of an equal number in a subquery it expects few, and would sort them all to find the latest."""
     of_this = f"r.{kind}_id = f.{kind}_id AND r.type >= '{kind}.' AND r.type < '{kind}/'"
     state = f"substr(r.type, {len(kind) + 2})"
+    stands = f"substr(l.type, {len(kind) + 2})"
+    started = "coalesce(json_extract(fp.body, '$.started_at'), f.time)"
+    ended = "coalesce(json_extract(lp.body, '$.ended_at'), l.time)"
+    over = f"({stands} IN {ENDED} OR {stands} IN {RECOVERED})"
     return f"""CREATE VIEW {kind} AS
     SELECT f.{kind}_id AS id,
            coalesce(json_extract(fp.body, '$.run_name'), json_extract(lp.body, '$.run_name')) AS name,
@@ -117,14 +124,16 @@ def _run_view(kind: str, columns: str) -> str:
            coalesce(json_extract(lp.body, '$.parameters'), json_extract(fp.body, '$.parameters')) AS parameters,
            (SELECT count(*) FROM event r WHERE {of_this}
              AND {state} IN ('running', 'retrying')) AS attempts,
-           substr(l.type, {len(kind) + 2}) AS state,
+           CASE {stands} WHEN 'reconciled' THEN coalesce(json_extract(lp.body, '$.became'), 'reconciled')
+             ELSE {stands} END AS state,
            (SELECT json_agg(json_build_object('state', {state}, 'at', r.time) ORDER BY r.time, r.seq)::text
               FROM event r WHERE {of_this}) AS states,
-           f.time AS started_at,
-           CASE WHEN substr(l.type, {len(kind) + 2}) IN {_ENDED} THEN l.time END AS ended_at,
-           CASE WHEN substr(l.type, {len(kind) + 2}) IN {_ENDED}
-             THEN round(extract(epoch FROM l.time::timestamptz - f.time::timestamptz), 4)::float8 END
+           {started} AS started_at,
+           CASE WHEN {over} THEN {ended} END AS ended_at,
+           CASE WHEN {over}
+             THEN round(extract(epoch FROM ({ended})::timestamptz - ({started})::timestamptz), 4)::float8 END
              AS duration_seconds,
+           json_extract(lp.body, '$.known_by') AS known_by,
            json_extract(lp.body, '$.inputs') AS inputs,
            json_extract(lp.body, '$.outputs') AS outputs,
            json_extract(lp.body, '$.error') AS error,
@@ -132,11 +141,11 @@ def _run_view(kind: str, columns: str) -> str:
            f.seq AS first_seq,
            l.seq AS last_seq
       FROM event f
-      JOIN event l ON l.seq = (SELECT r.seq FROM event r WHERE {of_this} ORDER BY r.time DESC, r.seq DESC LIMIT 1)
+      JOIN event l ON l.seq = {last_event(of_this, state)}
       LEFT JOIN payload fp ON fp.event_seq = f.seq
       LEFT JOIN payload lp ON lp.event_seq = l.seq
      WHERE f.type >= '{kind}.' AND f.type < '{kind}/'
-       AND f.seq = (SELECT r.seq FROM event r WHERE {of_this} ORDER BY r.time, r.seq LIMIT 1)"""
+       AND NOT EXISTS (SELECT 1 FROM event r WHERE {of_this} AND (r.time, r.seq) < (f.time, f.seq))"""
 
 
 TASK_RUN = _run_view(
@@ -165,4 +174,9 @@ DATASET_VERSION = "CREATE VIEW dataset_version AS " + " UNION ALL ".join(
     for type, at in MADE
 )
 
-VIEWS = (TASK_RUN, FLOW_RUN, DATASET_VERSION)
+# What sealing has to know of payloads, for who may read no other.
+LEDGER_PAYLOAD = """CREATE VIEW ledger_payload WITH (security_barrier) AS SELECT event_seq, salt, body FROM payload
+  WHERE event_seq IN (SELECT seq FROM event
+    WHERE type IN ('key.created', 'key.rotated', 'key.lost', 'checkpoint.anchored'))"""
+
+VIEWS = (TASK_RUN, FLOW_RUN, DATASET_VERSION, LEDGER_PAYLOAD)

@@ -5,8 +5,8 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
-from audit.errors import StoreBusy, StoreUnavailable
+from audit.errors import NotPermitted, StoreBusy, StoreDamaged, StoreRefused, StoreUnavailable
 from audit.settings import Settings, settings
+from audit.store.turns import Line, turn
 
 HEAD = "0003"  # the newest migration; a test holds it against the migrations folder
 NO_STORE_HINT = "Set AUDIT_HOME to the folder that holds it; `audit init` makes a new one."
@@ -24,6 +25,13 @@ BUSY_SECONDS = 5  # how long a write waits for others before it goes to the spoo
 SCHEMA = "audit"  # of PostgreSQL, so that nothing of a neighbour in the same database is in the way
 DECIDING = 0x6175646974  # "audit": the advisory lock of who decides by what is on record
 BUSY_STATES = {"55P03", "40P01", "40001"}  # lock_not_available, deadlock_detected, serialization_failure
+NOT_PERMITTED = "42501"  # insufficient_privilege
+REFUSED = ("22", "23", "54", "P0001")  # data exception, constraint, program limit, a guard's RAISE
+FILE_HINT = "Set AUDIT_HOME to a folder that can be written, or AUDIT_DATABASE_URL."
+SERVER_HINT = "Is the server up, and does AUDIT_DATABASE_URL name the right host, database, user and password?"
+REFUSED_HINT = "It is this that it does not take; what else is written goes in."
+LOG_HINT = "The database's own log says more."
+ROLE_HINT = "Log in with another role, or have it granted: see docs/postgres.md."
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,12 @@ class AuditStore:
 
     engine: Engine
     path: Path | None  # the file; None on PostgreSQL
+    line: Line = field(default_factory=Line, repr=False, compare=False)  # of this process's threads that append
 
     @property
     def name(self) -> str:
         """As people know it: the file, or the database without its password."""
-        return str(self.path or self.engine.url.set(drivername="postgresql").render_as_string(hide_password=True))
+        return str(self.path or shown(self.engine.url))
 
     @property
     def is_postgres(self) -> bool:
@@ -45,7 +54,7 @@ class AuditStore:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """A connection on which all queries see one state of the store. Raises StoreUnavailable."""
-        with _named(self.name), self.engine.connect() as connection:
+        with self.naming(), self.engine.connect() as connection:
             if self.is_postgres:
                 connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             yield connection
@@ -53,7 +62,12 @@ class AuditStore:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """One transaction that appends; on SQLite under the file's lock from its start. Raises StoreUnavailable."""
-        with _named(self.name), self.engine.connect().execution_options(writes=True) as connection, connection.begin():
+        with (
+            self.naming(),
+            self.turn(),
+            self.engine.connect().execution_options(writes=True) as connection,
+            connection.begin(),
+        ):
             yield connection
 
     @contextmanager
@@ -64,6 +78,21 @@ class AuditStore:
             if self.is_postgres:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": DECIDING})
             yield connection
+
+    def turn(self) -> AbstractContextManager[None]:
+        """This process's turn to write, where writers queue for a file."""
+        return turn(self.path, BUSY_SECONDS) if self.path else nullcontext()
+
+    def naming(self) -> AbstractContextManager[None]:
+        """What the driver raises within becomes a StoreUnavailable that names this store."""
+        return _named(self.name, self.engine.dialect.loaded_dbapi.Error)
+
+    def close(self) -> None:
+        """Let go of every connection that nobody uses; who goes on with the store makes new ones."""
+        kept, self.line.connection = self.line.connection, None
+        if kept is not None:
+            kept.connection.close()
+        self.engine.dispose()
 
 
 def open_store(where: Settings | None = None) -> AuditStore:
@@ -103,6 +132,7 @@ def store_path(where: Settings) -> Path | None:
     return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
 
 
+@lru_cache(maxsize=8)  # each append asks
 def store_url(where: Settings) -> URL:
     """Where the store is. Raises StoreUnavailable if AUDIT_DATABASE_URL names another kind of database."""
     if where.database_url is None:
@@ -121,9 +151,22 @@ def store_url(where: Settings) -> URL:
     return url
 
 
+def shown(url: URL) -> str:
+    """A database as it may be told: a password may stand in its own place and among the options."""
+    host = {"host": where} if (where := url.query.get("host")) else {}
+    return URL.create(
+        "postgresql", url.username, host=url.host, port=url.port, database=url.database, query=host
+    ).render_as_string()
+
+
 def opened(path: Path) -> AuditStore:
     """A SQLite file as it is, with durable commits and transactions that begin when we say so."""
     return AuditStore(_sqlite(URL.create("sqlite", database=str(path))), path)
+
+
+def opened_as_it_is(url: URL) -> AuditStore:
+    """The same for what `store_url` says, of whatever schema, for who looks at it and changes nothing."""
+    return opened(Path(url.database or "")) if url.get_backend_name() == "sqlite" else AuditStore(_postgres(url), None)
 
 
 def _sqlite(url: URL) -> Engine:
@@ -217,7 +260,7 @@ def _version(engine: Engine) -> str | None:
         if engine.dialect.name == "postgresql"
         else "SELECT name FROM sqlite_master WHERE type = 'table'"
     )
-    name = engine.url.render_as_string() if engine.dialect.name == "postgresql" else engine.url.database
+    name = shown(engine.url) if engine.dialect.name == "postgresql" else engine.url.database
     with engine.connect() as connection:
         tables = set(connection.execute(text(of)).scalars())
         if not tables:
@@ -231,26 +274,31 @@ def _version(engine: Engine) -> str | None:
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _named(name: str, driver: type[Exception] = sqlite3.Error) -> Iterator[None]:
     """Turn the driver's errors into one line that names the store and the way out."""
     try:
         yield
-    except (DBAPIError, sqlite3.Error) as failed:  # the latter where a query has the driver's own cursor
+    except (DBAPIError, driver) as failed:  # the latter where a query has the driver's own cursor
         said = failed.orig if isinstance(failed, DBAPIError) else failed
-        busy = (
-            getattr(said, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-            or getattr(said, "sqlstate", None) in BUSY_STATES
-        )
         why = next(iter(str(said).splitlines()), type(said).__name__)  # of PostgreSQL's the first line says it
-        raise _cannot(name, why, StoreBusy if busy else StoreUnavailable) from failed
+        state = getattr(said, "sqlstate", None)
+        if state == NOT_PERMITTED:
+            raise _cannot(name, why, NotPermitted, ROLE_HINT) from failed
+        if isinstance(said, (sqlite3.IntegrityError, sqlite3.DataError)) or (state or "").startswith(REFUSED):
+            raise StoreRefused(f"{name} does not take this ({why}).", hint=REFUSED_HINT) from failed
+        code = getattr(said, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise _cannot(name, why, StoreDamaged) from failed
+        busy = code == sqlite3.SQLITE_BUSY or state in BUSY_STATES
+        hint = FILE_HINT if isinstance(said, sqlite3.Error) else LOG_HINT if state else SERVER_HINT
+        raise _cannot(name, why, StoreBusy if busy else StoreUnavailable, hint) from failed
     except SQLAlchemyError as failed:
         raise _cannot(name, type(failed).__name__) from failed
     except OSError as failed:
         raise _cannot(name, failed.strerror or str(failed)) from failed
 
 
-def _cannot(name: str, why: str, kind: type[StoreUnavailable] = StoreUnavailable) -> StoreUnavailable:
-    return kind(
-        f"{name} cannot be used ({why}).",
-        hint="Set AUDIT_HOME to a folder that can be written, or AUDIT_DATABASE_URL.",
-    )
+def _cannot(
+    name: str, why: str, kind: type[StoreUnavailable] = StoreUnavailable, hint: str = FILE_HINT
+) -> StoreUnavailable:
+    return kind(f"{name} cannot be used ({why}).", hint=hint)

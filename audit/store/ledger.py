@@ -1,8 +1,8 @@
 """Rows of the ledger: leaves, nodes, checkpoints and anchors, read and inserted inside the caller's transaction."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -10,13 +10,13 @@ from sqlalchemy import Connection, Row, text
 
 from audit.errors import InconsistentTree
 from audit.store.engine import AuditStore
-from audit.store.read import Recorded, recorded_of_types
+from audit.store.read import EVENT_COLUMNS, Recorded, bound, of_types, recorded
 
 HASH_BYTES = 32
 KEY_TYPES = ("key.created", "key.rotated", "key.lost")
+LOOK_BACK = 20_000  # numbers before the last sealed one, among which an event may have come late
+STREAMED = 1_000  # rows at once, where there may be more than memory holds
 
-
-_WAITING = "seq > (SELECT coalesce(max(event_seq), 0) FROM leaf)"  # an event that has no leaf
 _SIZE = "SELECT coalesce(max(idx) + 1, 0) FROM leaf"
 _SIGNED_AT = "SELECT time FROM event WHERE type = 'checkpoint.signed' ORDER BY time DESC LIMIT 1"
 
@@ -40,33 +40,70 @@ def size(connection: Connection) -> int:
 Waiting = tuple[int, str, bytes]  # an event without a leaf: seq, type, envelope's bytes
 
 
-def unsealed(connection: Connection, at_most: int) -> list[Waiting]:
-    """(seq, type, envelope's bytes) of the oldest events without a leaf. SQLite has one writer: whatever commits,
-    commits in the order of seq. By the driver's own cursor, for these may be many."""
+def unsealed(connection: Connection, at_most: int, *, whole: bool = False) -> list[Waiting]:
+    """(seq, type, envelope's bytes) of the oldest events without a leaf; see `_waiting` for `whole`. By the driver's
+    own cursor, for these may be many."""
+    postgres = _is_postgres(connection)
     rows = connection.connection.cursor()
+    envelope = "envelope" if postgres else "CAST(envelope AS BLOB)"
     rows.execute(
-        f"SELECT seq, type, CAST(envelope AS BLOB) FROM event WHERE {_WAITING} ORDER BY seq LIMIT ?",
+        f"SELECT seq, type, {envelope} FROM event e WHERE {_waiting(connection, whole)} ORDER BY seq "
+        f"LIMIT {_mark(connection)}",
         (at_most,),
     )
-    return list(rows.fetchall())
+    found = rows.fetchall()
+    return [(seq, type, text.encode()) for seq, type, text in found] if postgres else list(found)
 
 
-def add_leaves(connection: Connection, first: int, leaves: Sequence[bytes]) -> None:
-    """Give the oldest events without a leaf the next indexes from `first` on, in the order in which `unsealed` names
-    them. One statement: a row each from Python takes three times as long, most of it with the guard."""
+def _waiting(connection: Connection, whole: bool) -> str:
+    """That an event `e` has no leaf.
+
+    SQLite has one writer: whatever commits, commits in the order of seq. PostgreSQL's writers draw numbers and commit
+    when they do, so an event may come in behind sealed ones. One that does so soon is found by looking back a bounded
+    way, which a loop can afford; `whole` looks at every event.
+    """
+    last = "(SELECT coalesce(max(event_seq), 0) FROM leaf)"
+    if not _is_postgres(connection):
+        return f"e.seq > {last}"
+    if whole:
+        return "NOT EXISTS (SELECT 1 FROM leaf l WHERE l.event_seq = e.seq)"
+    start = f"{last} - {LOOK_BACK}"  # of both sides, for the planner does not conclude one from the other
+    return f"e.seq > {start} AND NOT EXISTS (SELECT 1 FROM leaf l WHERE l.event_seq = e.seq AND l.event_seq > {start})"
+
+
+def _is_postgres(connection: Connection) -> bool:
+    return connection.dialect.name == "postgresql"
+
+
+def _mark(connection: Connection) -> str:
+    """Where the driver's own cursor puts a value."""
+    return "%s" if _is_postgres(connection) else "?"
+
+
+def add_leaves(connection: Connection, first: int, seqs: Sequence[int], leaves: Sequence[bytes]) -> None:
+    """Give these events the next indexes from `first` on: those that were read, for others may have committed since.
+    One statement: a row each from Python takes three times as long, most of it with the guard."""
+    assert len(seqs) == len(leaves)
+    if _is_postgres(connection):
+        indexes = list(range(first, first + len(seqs)))
+        connection.exec_driver_sql(
+            """INSERT INTO leaf (idx, event_seq, hash)
+               SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bytea[]) AS of (idx, event_seq, hash)""",
+            (indexes, list(seqs), list(leaves)),
+        )
+        return
     connection.exec_driver_sql(
         f"""INSERT INTO leaf (idx, event_seq, hash)
-            SELECT ? + nth, seq, substr(?, 1 + {HASH_BYTES} * nth, {HASH_BYTES}) FROM
-              (SELECT seq, row_number() OVER (ORDER BY seq) - 1 AS nth FROM event
-                WHERE {_WAITING} ORDER BY seq LIMIT ?)""",
-        (first, b"".join(leaves), len(leaves)),
+            SELECT ? + key, value, substr(?, 1 + {HASH_BYTES} * key, {HASH_BYTES}) FROM json_each(?) ORDER BY key""",
+        (first, b"".join(leaves), json.dumps(list(seqs))),
     )
 
 
 def add_nodes(connection: Connection, rows: Sequence[tuple[int, int, bytes]]) -> None:
     """(level, index, hash) each."""
     if rows:
-        connection.exec_driver_sql("INSERT INTO node (level, idx, hash) VALUES (?, ?, ?)", list(rows))
+        values = ", ".join([_mark(connection)] * 3)
+        connection.exec_driver_sql(f"INSERT INTO node (level, idx, hash) VALUES ({values})", list(rows))
 
 
 def hashes(connection: Connection, spans: Sequence[tuple[int, int, int]]) -> list[list[bytes]]:
@@ -74,11 +111,12 @@ def hashes(connection: Connection, spans: Sequence[tuple[int, int, int]]) -> lis
     if not spans:
         return []
     parts: list[str] = []
-    values: dict[str, int] = {}
+    values: list[int] = []
+    mark = _mark(connection)
     for nth, (level, first, end) in enumerate(spans):
-        values |= {f"first{nth}": first, f"end{nth}": end} | ({f"level{nth}": level} if level else {})
-        table = f"node WHERE level = :level{nth} AND" if level else "leaf WHERE"
-        parts.append(f"SELECT {nth} AS nth, idx, hash FROM {table} idx >= :first{nth} AND idx < :end{nth}")
+        values += [level, first, end] if level else [first, end]
+        table = f"node WHERE level = {mark} AND" if level else "leaf WHERE"
+        parts.append(f"SELECT {nth} AS nth, idx, hash FROM {table} idx >= {mark} AND idx < {mark}")
     found: list[list[bytes]] = [[] for _ in spans]
     cursor = connection.connection.cursor()  # the driver's own, for these are hundreds at each sealing
     cursor.execute(" UNION ALL ".join(parts) + " ORDER BY nth, idx", values)
@@ -110,10 +148,10 @@ def entries(connection: Connection, first: int, end: int) -> list[tuple[bytes, b
 def rows_at_checkpoints(connection: Connection, level: int, first: int, last: int) -> list[int]:
     """How many rows of a level the trees had at the checkpoints of sizes `first` to `last`; each number once."""
     found = connection.execute(
-        text("SELECT DISTINCT size >> :level AS n FROM checkpoint WHERE size >= :first AND size <= :last ORDER BY n"),
-        {"level": level, "first": first, "last": last},
+        text("SELECT size FROM checkpoint WHERE size >= :first AND size <= :last ORDER BY size"),
+        {"first": first, "last": last},
     )
-    return list(found.scalars())
+    return list(dict.fromkeys(size >> level for size in found.scalars()))
 
 
 def last_checkpoint(connection: Connection) -> tuple[int, str] | None:
@@ -158,6 +196,7 @@ class Part:
     until: str | None = None  # time, exclusive
     types: tuple[str, ...] = ()
     events: tuple[str, ...] = ()  # ids
+    called: str | None = None  # no condition: what to call it where its ids would be too many to name
 
 
 _SEALED = """SELECT l.idx, l.hash, e.id, e.type, e.envelope, p.salt, p.body,
@@ -177,28 +216,37 @@ def sealed_event(connection: Connection, id: str) -> SealedEvent | None:
 def sealed_events(connection: Connection, part: Part, *, permitting: bool = True) -> Iterator[SealedEvent]:
     """Every sealed event of a part, in the order of the leaves, read as they are asked for; with those that permitted
     payloads in it to go, if `permitting`. A leaf whose event is gone comes too where all are meant."""
-    values = {name: value for name, value in asdict(part).items() if value}
-    where = ""
-    if values:
-        where = f"WHERE {_meant('e', values)}"
-        if permitting:
-            where += f""" OR EXISTS (SELECT 1 FROM withdrawal v JOIN event t ON t.seq = v.event_seq
-                                      WHERE v.by_event_seq = e.seq AND {_meant("t", values)})"""
-    bound = {name: json.dumps(value) if isinstance(value, tuple) else value for name, value in values.items()}
-    for row in connection.execute(text(f"{_SEALED} {where} ORDER BY l.idx"), bound):
+    meant, values = _meant("e", part)
+    where = f"WHERE {meant}" if meant else ""
+    if meant and permitting:
+        where += f""" OR EXISTS (SELECT 1 FROM withdrawal v JOIN event t ON t.seq = v.event_seq
+                                  WHERE v.by_event_seq = e.seq AND {_meant("t", part)[0]})"""
+    rows = connection.execution_options(yield_per=STREAMED).execute(*bound(f"{_SEALED} {where} ORDER BY l.idx", values))
+    for row in rows:
         yield SealedEvent(**row._mapping)
 
 
-def _meant(event: str, values: Iterable[str]) -> str:
-    """That the event is in a part of which these are given."""
-    tests = {
-        "run": f"({event}.flow_run_id = :run OR {event}.task_run_id = :run)",
-        "since": f"{event}.time >= :since",
-        "until": f"{event}.time < :until",
-        "types": f"EXISTS (SELECT 1 FROM json_each(:types) WHERE {event}.type GLOB value)",
-        "events": f"{event}.id IN (SELECT value FROM json_each(:events))",
-    }
-    return " AND ".join(tests[name] for name in values)
+def _meant(event: str, part: Part) -> tuple[str, dict[str, Any]]:
+    """That the event is in a part, and the values for it; nothing said is all."""
+    tests: list[str] = []
+    values: dict[str, Any] = {}
+    if part.run:
+        tests.append(f"({event}.flow_run_id = :run OR {event}.task_run_id = :run)")
+        values["run"] = part.run
+    if part.since:
+        tests.append(f"{event}.time >= :since")
+        values["since"] = part.since
+    if part.until:
+        tests.append(f"{event}.time < :until")
+        values["until"] = part.until
+    if part.types:
+        of, named = of_types(f"{event}.type", part.types)
+        tests.append(of)
+        values |= named
+    if part.events:
+        tests.append(f"{event}.id IN :events")
+        values["events"] = part.events
+    return " AND ".join(tests), values
 
 
 def cosigned_checkpoints(connection: Connection, since: int = 0) -> Iterator[tuple[int, str, list[bytes]]]:
@@ -234,18 +282,20 @@ def latest_anchors(connection: Connection, kind: str) -> Iterator[Row[Any]]:
     yield from connection.execute(
         text(
             """SELECT a.event_seq, a.size, a.evidence, json_extract(p.body, '$.asked') AS asked
-                 FROM anchor a LEFT JOIN payload p ON p.event_seq = a.event_seq
+                 FROM anchor a LEFT JOIN ledger_payload p ON p.event_seq = a.event_seq
                 WHERE a.kind = :kind ORDER BY a.event_seq DESC"""
         ),
         {"kind": kind},
     )
 
 
-def not_sealed(store: AuditStore) -> tuple[int, str | None]:
-    """How many events wait to be sealed, and since when the oldest; those that sealing itself makes do not count."""
+def not_sealed(store: AuditStore, *, whole: bool = False) -> tuple[int, str | None]:
+    """How many events wait to be sealed, and since when the oldest; those that sealing itself makes do not count.
+    `whole` as with `unsealed`."""
     with store.reading() as connection:
+        waiting = f"{_waiting(connection, whole)} AND NOT (e.type >= 'checkpoint.' AND e.type < 'checkpoint/')"
         count, oldest = connection.execute(
-            text(f"SELECT count(*), min(recorded_at) FROM event WHERE {_WAITING} AND type NOT GLOB 'checkpoint.*'")
+            text(f"SELECT count(*), min(recorded_at) FROM event e WHERE {waiting}")
         ).one()
     return int(count), oldest
 
@@ -256,13 +306,15 @@ def last_signed_at(connection: Connection) -> str | None:
 
 
 def key_events(connection: Connection) -> list[tuple[Recorded, str | None]]:
-    """What was said of the keys, the oldest first, each with the note of the first checkpoint that seals it."""
-    first = text(
-        """SELECT note FROM checkpoint WHERE size > (SELECT idx FROM leaf WHERE event_seq = :seq)
-            ORDER BY size LIMIT 1"""
+    """What was said of the keys, each with the note of the first checkpoint that seals it. In the order of the leaves,
+    which is what was signed; then those that have none yet."""
+    found = text(
+        f"""SELECT {EVENT_COLUMNS}, p.body,
+                   (SELECT c.note FROM checkpoint c WHERE c.size > l.idx ORDER BY c.size LIMIT 1) AS note
+              FROM event e LEFT JOIN ledger_payload p ON p.event_seq = e.seq LEFT JOIN leaf l ON l.event_seq = e.seq
+             WHERE e.type IN {KEY_TYPES} ORDER BY l.idx IS NULL, l.idx, e.seq"""
     )
-    said = recorded_of_types(connection, KEY_TYPES)
-    return [(event, connection.execute(first, {"seq": event.seq}).scalar()) for event in said]
+    return [(recorded(row), row.note) for row in connection.execute(found)]
 
 
 def sealing(store: AuditStore) -> Sealing:
@@ -270,7 +322,7 @@ def sealing(store: AuditStore) -> Sealing:
     with store.reading() as connection:
         row = connection.execute(
             text(
-                f"""SELECT ({_SIZE}), (SELECT count(*) FROM event WHERE {_WAITING}),
+                f"""SELECT ({_SIZE}), (SELECT count(*) FROM event e WHERE {_waiting(connection, whole=True)}),
                            (SELECT count(*) FROM checkpoint), (SELECT count(*) FROM anchor), ({_SIGNED_AT})"""
             )
         ).one()

@@ -1,11 +1,12 @@
 """Every named query. Text SQL over a plain engine, so that `audit status` need not import sqlmodel."""
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, Row, Text, TextClause, bindparam, text
 
 from audit.errors import InconsistentTree
 from audit.store.engine import AuditStore
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from audit.events.references import ModelVersion
 
 PAGE = 1_000
+LAST = "\uffff"  # is behind every letter of an id or a type
+REPORT = '"kind":"report"'  # in the payload of a task run that came to one
+NO_LIMIT = 2**62  # to SQLite it would be -1, to PostgreSQL NULL
+MOST_PARAMETERS = 10_000  # SQLite takes 32,766 a query, PostgreSQL 65,535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +51,11 @@ class Counts:
     newest: str | None
 
 
-_EVENT = """SELECT e.seq, e.id, e.source, e.type, e.subject, e.time, e.severity, e.actor, e.flow_run_id,
-                   e.task_run_id, e.deployment, e.trace_id, e.recorded_at, p.body
-              FROM event e LEFT JOIN payload p ON p.event_seq = e.seq"""
+_OF_EVENT = tuple(field.name for field in fields(Recorded) if field.name != "payload")
+EVENT_COLUMNS = ", ".join(f"e.{name}" for name in _OF_EVENT)  # of an event `e`, as `recorded` takes them
+_EVENT = f"SELECT {EVENT_COLUMNS}, p.body FROM event e LEFT JOIN payload p ON p.event_seq = e.seq"
+_BEGINS = "{0} >= :low AND {0} < :high"
+_ENDS = "substr({0}, length({0}) - length(:low) + 1) = :low"  # a negative position is SQLite's alone
 
 
 def counts(store: AuditStore) -> Counts:
@@ -57,9 +64,10 @@ def counts(store: AuditStore) -> Counts:
         row = connection.execute(
             text(
                 """SELECT (SELECT count(*) FROM event),
-                          (SELECT count(DISTINCT flow_run_id) FROM event WHERE type GLOB 'flow_run.*'),
+                          (SELECT count(DISTINCT flow_run_id) FROM event
+                            WHERE type >= 'flow_run.' AND type < 'flow_run/'),
                           (SELECT count(DISTINCT task_run_id) FROM event
-                            WHERE task_run_id IS NOT NULL AND type GLOB 'task_run.*'),
+                            WHERE task_run_id IS NOT NULL AND type >= 'task_run.' AND type < 'task_run/'),
                           (SELECT recorded_at FROM event ORDER BY seq DESC LIMIT 1)"""
             )
         ).one()
@@ -86,7 +94,7 @@ def events(
     while left is None or left > 0:
         page = min(PAGE, left or PAGE)
         rows = _page(store, where, values, position, newest_first, page, after)
-        yield from (_recorded(row) for row in rows)
+        yield from (recorded(row) for row in rows)
         if len(rows) < page:
             return
         position = rows[-1].seq
@@ -97,11 +105,13 @@ def event(store: AuditStore, part: str) -> list[Recorded]:
     """The events whose id begins with `part`, or where there is none, ends so; at most three, for saying that it
     is ambiguous."""
     with store.reading() as connection:
-        for matches in ("e.id >= :low AND e.id < :high", "substr(e.id, -length(:low)) = :low"):
-            rows = connection.execute(text(f"{_EVENT} WHERE {matches} ORDER BY e.id LIMIT 3"), _prefix(part)).all()
+        for matches in (_BEGINS, _ENDS):
+            few = f"SELECT seq FROM event WHERE {matches.format('id')} LIMIT 3"
+            found = f"{_EVENT} WHERE e.seq IN ({few}) ORDER BY e.id"
+            rows = connection.execute(text(found), _prefix(part)).all()
             if rows:
                 break
-    return [_recorded(row) for row in rows]
+    return [recorded(row) for row in rows]
 
 
 def newest_seq(store: AuditStore) -> int:
@@ -140,7 +150,8 @@ def model_number(connection: Connection, spec: str) -> int:
     """The version number that the next registered model of `spec` gets, if the caller holds the write lock."""
     highest = connection.execute(
         text(
-            """SELECT max(json_extract(p.body, '$.version')) FROM event e JOIN payload p ON p.event_seq = e.seq
+            """SELECT max(CAST(json_extract(p.body, '$.version') AS INTEGER))
+                 FROM event e JOIN payload p ON p.event_seq = e.seq
                 WHERE e.type = 'model.registered' AND json_extract(p.body, '$.spec') = :spec"""
         ),
         {"spec": spec},
@@ -160,7 +171,8 @@ def champion_now(connection: Connection, spec: str) -> "ModelVersion | None":
 
     deployed = connection.execute(
         text(
-            """SELECT json_extract(p.body, '$.version') AS version, json_extract(p.body, '$.model.address') AS address,
+            """SELECT CAST(json_extract(p.body, '$.version') AS INTEGER) AS version,
+                      json_extract(p.body, '$.model.address') AS address,
                       json_extract(p.body, '$.model.digest') AS digest
                  FROM event e JOIN payload p ON p.event_seq = e.seq
                 WHERE e.type = 'model.deployed' AND json_extract(p.body, '$.spec') = :spec
@@ -181,13 +193,12 @@ _ASKED = ("model.approval_requested", "model.approved")  # of a person; they mov
 def steps_now(connection: Connection, subject: str) -> list[Recorded]:
     """What became of one model version, step by step, under a lock that the caller may hold."""
     rows = connection.execute(
-        text(
-            f"""{_EVENT} WHERE e.type IN (SELECT value FROM json_each(:types)) AND e.subject = :subject
-                 ORDER BY e.time, e.seq"""
-        ),
-        {"types": _json(_STEPS), "subject": subject},
+        *bound(
+            f"{_EVENT} WHERE e.type IN :types AND e.subject = :subject ORDER BY e.time, e.seq",
+            {"types": _STEPS, "subject": subject},
+        )
     )
-    return [_recorded(row) for row in rows]
+    return [recorded(row) for row in rows]
 
 
 def awaiting_approval(store: AuditStore) -> list[Recorded]:
@@ -201,7 +212,7 @@ def awaiting_approval(store: AuditStore) -> list[Recorded]:
                      ORDER BY e.seq"""
             )
         )
-        return [_recorded(row) for row in rows]
+        return [recorded(row) for row in rows]
 
 
 def alerts_now(
@@ -213,24 +224,25 @@ def alerts_now(
         text(
             f"""{_EVENT} WHERE (e.type IN ('alert.raised', 'alert.sent', 'alert.failed') AND e.time >= :since
                               OR e.type = 'alert.held' AND e.time >= :held_since)
-                   AND json_extract(p.body, '$.spec') IS :spec AND json_extract(p.body, '$.about') IS :about
+                   AND {_is("json_extract(p.body, '$.spec')", "spec", spec)}
+                   AND {_is("json_extract(p.body, '$.about')", "about", about)}
                    AND coalesce(json_extract(p.body, '$.of'), json_extract(p.body, '$.kind')) = :kind
                  ORDER BY e.seq"""
         ),
         {"spec": spec, "kind": kind, "about": about, "since": since, "held_since": held_since},
     )
-    return [_recorded(row) for row in rows]
+    return [recorded(row) for row in rows]
 
 
 def alert_topics(store: AuditStore, spec: str | None, since: str) -> list[tuple[str, str | None]]:
     """(kind, about) of everything of `spec` that was found or told of since `since`."""
     rows = _rows(
         store,
-        """SELECT DISTINCT coalesce(json_extract(p.body, '$.of'), json_extract(p.body, '$.kind')) AS kind,
+        f"""SELECT DISTINCT coalesce(json_extract(p.body, '$.of'), json_extract(p.body, '$.kind')) AS kind,
                            json_extract(p.body, '$.about') AS about
              FROM event e JOIN payload p ON p.event_seq = e.seq
             WHERE e.type IN ('alert.raised', 'alert.held') AND e.time >= :since
-              AND json_extract(p.body, '$.spec') IS :spec ORDER BY 1, 2""",
+              AND {_is("json_extract(p.body, '$.spec')", "spec", spec)} ORDER BY 1, 2""",
         {"spec": spec, "since": since},
     )
     return [(row["kind"], row["about"]) for row in rows]
@@ -238,26 +250,63 @@ def alert_topics(store: AuditStore, spec: str | None, since: str) -> list[tuple[
 
 def recorded_of_types(connection: Connection, types: Sequence[str]) -> list[Recorded]:
     """Every event of the few that there are of these types, the oldest first, inside the caller's transaction."""
-    rows = connection.execute(
-        text(f"{_EVENT} WHERE e.type IN (SELECT value FROM json_each(:types)) ORDER BY e.seq"), {"types": _json(types)}
-    )
-    return [_recorded(row) for row in rows]
+    rows = connection.execute(*bound(f"{_EVENT} WHERE e.type IN :types ORDER BY e.seq", {"types": types}))
+    return [recorded(row) for row in rows]
 
 
 def guards_in_place(store: AuditStore) -> bool:
     """Whether the database has the triggers that make it insert-only, and no others."""
-    from audit.store.ddl import GUARDS, LEDGER_GUARDS
+    from audit.store.guards import changed_guards
 
     with store.reading() as connection:
-        found = connection.execute(text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")).scalars()
-        return set(found) == {*GUARDS, *LEDGER_GUARDS}
+        return not changed_guards(connection)
 
 
 def damage(store: AuditStore) -> str | None:
-    """What SQLite says of a page that is not as it should be; None where all are whole."""
+    """What the database says of pages that are not as they should be; None where it knows of none. SQLite looks at
+    every page for this, PostgreSQL counts those whose checksum was wrong when they were read."""
     with store.reading() as connection:
-        said = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
-    return None if said == "ok" else str(said)
+        if not store.is_postgres:
+            said = connection.execute(text("PRAGMA quick_check(1)")).scalar_one()
+            return None if said == "ok" else str(said)
+        failures = "SELECT coalesce(checksum_failures, 0) FROM pg_stat_database WHERE datname = current_database()"
+        count = connection.execute(text(failures)).scalar_one()
+    return f"{count} pages had a wrong checksum" if count else None
+
+
+def not_durable(store: AuditStore) -> list[str]:
+    """The server's settings without which a commit may be gone after a power cut though it returned; SQLite's file is
+    opened so that none is."""
+    if not store.is_postgres:
+        return []
+    needed = "('fsync', 'full_page_writes', 'synchronous_commit')"
+    off = f"SELECT name FROM pg_settings WHERE name IN {needed} AND setting = 'off' ORDER BY name"
+    return [row["name"] for row in _rows(store, off, {})]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """As whom this process asks PostgreSQL, and which of the roles of deployments/postgres it has."""
+
+    name: str
+    roles: list[str]  # "superuser" and "owner", who can lift the guards, stand for all
+
+
+def login(store: AuditStore) -> Login | None:
+    """None on SQLite, where who can write the file can do everything."""
+    if not store.is_postgres:
+        return None
+    may = "pg_has_role(current_user, {}, 'USAGE')"
+    found = _rows(
+        store,
+        f"""SELECT current_user AS name, rolsuper AS superuser, {may.format("nspowner")} AS owner,
+                   ARRAY(SELECT substr(rolname, 7) FROM pg_roles r
+                          WHERE r.rolname LIKE 'audit\\_%' AND {may.format("r.oid")} ORDER BY 1) AS roles
+              FROM pg_roles, pg_namespace WHERE rolname = current_user AND nspname = 'audit'""",
+        {},
+    )[0]
+    above = [name for name in ("superuser", "owner") if found[name]]
+    return Login(found["name"], above[:1] or found["roles"])
 
 
 def flow_runs(store: AuditStore, *, limit: int | None = None) -> list[dict[str, Any]]:
@@ -291,10 +340,10 @@ def run_ids(store: AuditStore, part: str) -> list[tuple[str, str]]:
     Task runs' ids are UUIDv7: those of one minute begin alike, so the ending is what people tell them apart by. It
     takes a scan of the index. At most two of a kind, for saying that `part` is ambiguous.
     """
-    for matches in ("{id} >= :low AND {id} < :high", "{id} IS NOT NULL AND substr({id}, -length(:low)) = :low"):
+    for matches in (_BEGINS, _ENDS):
         sql = " UNION ALL ".join(
             f"""SELECT kind, id FROM (SELECT DISTINCT '{kind}' AS kind, {kind}_id AS id FROM event
-                 WHERE {matches.format(id=f"{kind}_id")} LIMIT 2)"""
+                 WHERE {kind}_id IS NOT NULL AND {matches.format(f"{kind}_id")} LIMIT 2) AS {kind}s"""
             for kind in ("flow_run", "task_run")
         )
         if found := _rows(store, sql, _prefix(part)):
@@ -307,9 +356,8 @@ def task_run_counts(store: AuditStore, flow_run_ids: Collection[str]) -> dict[st
     counted = _rows(
         store,
         """SELECT flow_run_id, count(DISTINCT task_run_id) AS task_runs FROM event
-            WHERE flow_run_id IN (SELECT value FROM json_each(:ids)) AND task_run_id IS NOT NULL
-            GROUP BY flow_run_id""",
-        {"ids": _json(flow_run_ids)},
+            WHERE flow_run_id IN :ids AND task_run_id IS NOT NULL GROUP BY flow_run_id""",
+        {"ids": flow_run_ids},
     )
     return {row["flow_run_id"]: row["task_runs"] for row in counted}
 
@@ -318,9 +366,8 @@ def flow_run_seconds(store: AuditStore, ids: Collection[str]) -> dict[str, float
     """How long each of these flow runs took; those that have not ended are left out."""
     ended = _rows(
         store,
-        """SELECT id, duration_seconds FROM flow_run
-            WHERE id IN (SELECT value FROM json_each(:ids)) AND duration_seconds IS NOT NULL""",
-        {"ids": _json(ids)},
+        "SELECT id, duration_seconds FROM flow_run WHERE id IN :ids AND duration_seconds IS NOT NULL",
+        {"ids": ids},
     )
     return {row["id"]: row["duration_seconds"] for row in ended}
 
@@ -337,12 +384,8 @@ def task_runs(store: AuditStore, flow_run_id: str) -> list[dict[str, Any]]:
 
 def task_runs_on_record(store: AuditStore, ids: Collection[str]) -> int:
     """How many of these task runs the store has."""
-    known = _rows(
-        store,
-        "SELECT DISTINCT task_run_id FROM event WHERE task_run_id IN (SELECT value FROM json_each(:ids))",
-        {"ids": _json(ids)},
-    )
-    return len(known)
+    known = "SELECT count(DISTINCT task_run_id) AS known FROM event WHERE task_run_id IN :ids"
+    return sum(_rows(store, known, {"ids": some})[0]["known"] for some in _batched(dict.fromkeys(ids)))
 
 
 def subflow_runs(store: AuditStore, flow_run_id: str, since: str) -> list[dict[str, Any]]:
@@ -423,8 +466,8 @@ def datasets(store: AuditStore, *, limit: int | None = None) -> list[dict[str, A
     """Dataset versions, each once, the latest first."""
     return _rows(
         store,
-        """SELECT name, version, digest, address, "window", min(rows) AS rows, min(made_at) AS first_made_at,
-                  count(*) AS times, min(event_id) AS event_id, max(event_seq) AS seq
+        """SELECT name, version, digest, min(address) AS address, min("window") AS "window", min(rows) AS rows,
+                  min(made_at) AS first_made_at, count(*) AS times, min(event_id) AS event_id, max(event_seq) AS seq
              FROM dataset_version GROUP BY name, version, digest ORDER BY seq DESC LIMIT :limit""",
         {"limit": _all(limit)},
     )
@@ -445,50 +488,96 @@ def reports(
         """WITH named AS (
              SELECT p.event_seq AS seq, 1 AS told, json_extract(p.body, '$.spec') AS spec, r.value AS report
                FROM event e JOIN payload p ON p.event_seq = e.seq, json_each(p.body) r
-              WHERE e.type IN (SELECT value FROM json_each(:types)) AND r.type = 'object'
-                AND r.key IN (SELECT value FROM json_each(:keys))
+              WHERE e.type IN :types AND r.type = 'object' AND r.key IN :keys
              UNION ALL
              SELECT p.event_seq, 0, NULL, r.value
-               FROM event e JOIN payload p ON p.event_seq = e.seq, json_each(p.body, '$.outputs') r
-              WHERE e.type = 'task_run.completed' AND instr(p.body, :address_or_kind)
+               FROM event e JOIN payload p ON p.event_seq = e.seq, json_each(json_extract(p.body, '$.outputs')) r
+              WHERE e.type = 'task_run.completed' AND p.body LIKE :somewhere
                 AND json_extract(r.value, '$.kind') = 'report'
-           ), each AS (
-             SELECT max(told * 9e15 + seq), seq, spec, json_extract(report, '$.of') AS name,
-                    json_extract(report, '$.address') AS address
-               FROM named WHERE :address IS NULL OR json_extract(report, '$.address') = :address GROUP BY 5
+           ), page AS (
+             SELECT seq, told, spec, json_extract(report, '$.of') AS name, json_extract(report, '$.address') AS address
+               FROM named
+           ), ranked AS (
+             SELECT seq, spec, name, address,
+                    row_number() OVER (PARTITION BY address ORDER BY told DESC, seq DESC) AS nth
+               FROM page WHERE address = :address OR CAST(:address AS TEXT) IS NULL
            )
-           SELECT e.id AS event_id, e.type, e.time, each.seq, each.spec, each.name, each.address,
+           SELECT e.id AS event_id, e.type, e.time, r.seq, r.spec, r.name, r.address,
                   (SELECT json_extract(b.body, '$.run_name') FROM event f JOIN payload b ON b.event_seq = f.seq
-                    WHERE f.flow_run_id = e.flow_run_id AND f.type GLOB 'flow_run.*' ORDER BY f.seq LIMIT 1) AS run
-             FROM each JOIN event e ON e.seq = each.seq ORDER BY each.seq DESC LIMIT :limit""",
+                    WHERE f.flow_run_id = e.flow_run_id AND f.type >= 'flow_run.' AND f.type < 'flow_run/'
+                    ORDER BY f.seq LIMIT 1) AS run
+             FROM ranked r JOIN event e ON e.seq = r.seq WHERE r.nth = 1 ORDER BY r.seq DESC LIMIT :limit""",
         {
-            "types": _json(types),
-            "keys": _json(keys),
+            "types": types,
+            "keys": keys,
             "address": address,
-            "address_or_kind": address or '"kind":"report"',
+            "somewhere": f"%{address or REPORT}%",  # at a glance; what is found is then looked at
             "limit": _all(limit),
         },
     )
 
 
+def bound(sql: str, values: Mapping[str, Any]) -> tuple[TextClause, dict[str, Any]]:
+    """A query and its values, where `IN :name` takes a collection of texts, which may be empty."""
+    lists = [name for name, value in values.items() if isinstance(value, Collection) and not isinstance(value, str)]
+    expanding = [bindparam(name, expanding=True, type_=Text) for name in lists]
+    return text(sql).bindparams(*expanding), {**values, **{name: list(values[name]) for name in lists}}
+
+
+def of_types(column: str, types: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """That a column holds one of these types, which may end in `.*`, and the values for it."""
+    tests: list[str] = []
+    values: dict[str, str] = {}
+    for nth, type in enumerate(types):
+        if type.endswith("*"):
+            tests.append(f"{column} >= :type{nth} AND {column} < :past{nth}")
+            values |= {f"type{nth}": type[:-1], f"past{nth}": type[:-1] + LAST}
+        else:
+            tests.append(f"{column} = :type{nth}")
+            values[f"type{nth}"] = type
+    return f"({' OR '.join(tests)})", values
+
+
+def recorded(row: Row[Any]) -> Recorded:
+    """The event in a row that has EVENT_COLUMNS and `body`. Raises InconsistentTree where that is no payload."""
+    try:
+        payload = orjson.loads(row.body) if row.body else {}
+    except orjson.JSONDecodeError:
+        payload = None
+    if not isinstance(payload, dict):
+        raise InconsistentTree(f"event {row.id}: its payload is not what was recorded.", hint="Run `audit verify`.")
+    return Recorded(**{name: getattr(row, name) for name in _OF_EVENT}, payload=payload)
+
+
 def _rows(store: AuditStore, sql: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     with store.reading() as connection:
-        return [dict(row._mapping) for row in connection.execute(text(sql), values)]
+        return [dict(row._mapping) for row in connection.execute(*bound(sql, values))]
+
+
+def _is(column: str, name: str, value: str | None) -> str:
+    """That a column holds what is bound as `name`, which may be nothing. SQLite's IS is no other database's."""
+    return f"{column} IS NULL" if value is None else f"{column} = :{name}"
+
+
+def _batched(ids: Iterable[str]) -> Iterator[list[str]]:
+    """So many at once as a query takes as parameters."""
+    left = iter(ids)
+    while some := list(islice(left, MOST_PARAMETERS)):
+        yield some
 
 
 def _conditions(
     types: Sequence[str], severities: Sequence[str], spec: str | None, run: str | None, since: str | None
 ) -> tuple[list[str], dict[str, Any]]:
-    where, values = [], {}
+    where: list[str] = []
+    values: dict[str, Any] = {}
     if types:
-        tests = []
-        for index, type in enumerate(types):
-            tests.append(f"e.type GLOB :type{index}" if type.endswith("*") else f"e.type = :type{index}")
-            values[f"type{index}"] = type
-        where.append(f"({' OR '.join(tests)})")
+        of, named = of_types("e.type", types)
+        where.append(of)
+        values |= named
     if severities:
-        where.append("e.severity IN (SELECT value FROM json_each(:severities))")
-        values["severities"] = _json(severities)
+        where.append("e.severity IN :severities")
+        values["severities"] = severities
     if spec:
         where.append("json_extract(p.body, '$.spec') = :spec")
         values["spec"] = spec
@@ -515,28 +604,12 @@ def _page(
         edge += " AND e.seq < :position"
     sql = f"{_EVENT} WHERE {' AND '.join([*where, edge])} ORDER BY e.seq {'DESC' if newest_first else ''} LIMIT :page"
     with store.reading() as connection:
-        return connection.execute(text(sql), values | {"position": position, "after": after, "page": page}).all()
-
-
-def _recorded(row: Row[Any]) -> Recorded:
-    known = dict(row._mapping)
-    body = known.pop("body")
-    try:
-        payload = orjson.loads(body) if body else {}
-    except orjson.JSONDecodeError:
-        payload = None
-    if not isinstance(payload, dict):
-        raise InconsistentTree(f"event {row.id}: its payload is not what was recorded.", hint="Run `audit verify`.")
-    return Recorded(**known, payload=payload)
+        return connection.execute(*bound(sql, values | {"position": position, "after": after, "page": page})).all()
 
 
 def _prefix(prefix: str) -> dict[str, str]:
-    return {"low": prefix, "high": prefix + "\uffff"}
+    return {"low": prefix, "high": prefix + LAST}
 
 
 def _all(limit: int | None) -> int:
-    return -1 if limit is None else limit
-
-
-def _json(values: Collection[str]) -> str:
-    return orjson.dumps(list(values)).decode()
+    return NO_LIMIT if limit is None else limit

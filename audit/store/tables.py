@@ -63,7 +63,7 @@ class LeafRow(SQLModel, table=True):
 
     __tablename__ = "leaf"
 
-    idx: int = Field(sa_column=Column(_NUMBER, primary_key=True))
+    idx: int = Field(sa_column=Column(_NUMBER, primary_key=True, autoincrement=False))
     event_seq: int = Field(sa_column=Column(_NUMBER, ForeignKey("event.seq"), nullable=False, unique=True))
     hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
 

@@ -5,20 +5,31 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sqlalchemy import URL
 
 from tests.anchoring import openssl_is_here, timestamp_authority, witnessing
-from tests.attacks.victim import Victim, build
+from tests.attacks.superuser import dropped
+from tests.attacks.victim import COPIES, Victim, build
+from tests.postgres import database, postgres_server, template  # noqa: F401
 
 
 @pytest.fixture(scope="session")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    """The log as honest hands left it. Copy it before you touch it."""
+def postgres_store(postgres_server: URL) -> Iterator[str]:  # noqa: F811
+    """The address of an empty store for the log that is made once."""
+    with database(postgres_server, template(postgres_server)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
+    """The log as honest hands left it, in a file and in PostgreSQL. Copy it before you touch it."""
+    url = request.getfixturevalue("postgres_store") if request.param == "postgresql" else None
     folder = tmp_path_factory.mktemp("victim")
     with ExitStack() as answering:
         stamps = openssl_is_here()
         authority = answering.enter_context(timestamp_authority(folder / "authority")) if stamps else None
         witness = answering.enter_context(witnessing(folder / "witness.json"))
-        yield build(folder / "var", authority, witness)
+        yield build(folder / "var", url, authority, witness)
 
 
 @pytest.fixture
@@ -31,3 +42,10 @@ def victim(untouched: Victim, tmp_path: Path) -> Victim:
 def stamped(untouched: Victim) -> None:
     """Skips what counts time stamps where there could be none."""
     assert untouched.authority
+
+
+@pytest.fixture(autouse=True)
+def no_copy_stays() -> Iterator[None]:
+    yield
+    while COPIES:
+        dropped(COPIES.pop())

@@ -1,16 +1,16 @@
-"""What whoever owns the database file can do: no trigger, constraint or foreign key binds them.
+"""What whoever owns the database can do: no trigger, constraint or foreign key binds them.
 
-`owner` opens the file as it is. `Past` is the log as a forger has it, to be bent and written back with everything
-that can be recomputed: seqs, leaves, nodes, roots, checkpoints and what the events tell of them.
+`owner` opens it as it is, a SQLite file or a PostgreSQL database. `Past` is the log as a forger has it, to be bent and
+written back with all that can be recomputed: seqs, leaves, nodes, roots, checkpoints and what events tell of them.
 """
 
 import base64
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -18,15 +18,45 @@ from audit.events.canonical import canonical, digest_of
 from audit.events.event import ENVELOPE_KEYS, payload_hash
 from audit.ledger import tree
 from audit.ledger.note import Checkpoint, SigningKey, signed
+from tests.attacks import superuser
 
 ORIGIN = "acme.example/fraud"
 TABLES = ("anchor", "checkpoint", "node", "leaf", "withdrawal", "payload", "event")
 
 
+Database = Path | str  # a file, or PostgreSQL's address
+# The key of another row, no number where there must be one, or what PostgreSQL takes for no value of the column's type.
+REFUSED = (sqlite3.IntegrityError, *superuser.Hands.refusals)
+
+
+class Hands(Protocol):
+    """A connection of who owns the database."""
+
+    @property
+    def same(self) -> str:
+        """The operator by which nothing is the same as nothing."""
+
+    def execute(self, statement: str, values: Any = (), /) -> Any: ...
+
+    def executemany(self, statement: str, rows: Iterable[Sequence[Any]], /) -> Any: ...
+
+
+class File(sqlite3.Connection):
+    """A SQLite file in its owner's hands."""
+
+    same = "IS"
+
+
 @contextmanager
-def owner(database: Path) -> Iterator[sqlite3.Connection]:
-    """The file without triggers, NOT NULL and foreign keys; afterwards the schema reads as it did before."""
-    connection = sqlite3.connect(database, isolation_level=None)
+def owner(database: Database) -> Iterator[Hands]:
+    """The store without triggers, NOT NULL and foreign keys; afterwards the schema reads as it did before."""
+    with file_owner(database) if isinstance(database, Path) else superuser.superuser(database) as hands:
+        yield hands
+
+
+@contextmanager
+def file_owner(database: Path) -> Iterator[File]:
+    connection = sqlite3.connect(database, isolation_level=None, factory=File)
     connection.execute("PRAGMA synchronous = OFF")  # thousands of attacks; no power fails
     schema = connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
     triggers = [(name, sql) for type, name, sql in schema if type == "trigger"]
@@ -43,20 +73,39 @@ def owner(database: Path) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def contents(database: Path) -> dict[str, list[dict[str, Any]]]:
-    """Every row of every table that is in the file."""
-    with closing(sqlite3.connect(database)) as db:
-        tables = [name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return {table: rows(db, table) for table in tables}
+@contextmanager
+def looking(database: Database) -> Iterator[Hands]:
+    """The store, for who changes nothing."""
+    if isinstance(database, Path):
+        with closing(sqlite3.connect(database, factory=File)) as connection:
+            yield connection
+    else:
+        with superuser.reading(database) as hands:
+            yield hands
 
 
-def rows(connection: sqlite3.Connection, table: str) -> list[dict[str, Any]]:
+def contents(database: Database) -> dict[str, list[dict[str, Any]]]:
+    """Every row of every table that is in the store."""
+    with looking(database) as db:
+        return {table: rows(db, table) for table in tables_in(db)}
+
+
+def tables_in(connection: Hands) -> list[str]:
+    found = (
+        "SELECT name FROM sqlite_master WHERE type = 'table'"
+        if isinstance(connection, File)
+        else "SELECT tablename FROM pg_tables WHERE schemaname = 'audit' ORDER BY 1"
+    )
+    return [name for (name,) in connection.execute(found)]
+
+
+def rows(connection: Hands, table: str) -> list[dict[str, Any]]:
     found = connection.execute(f"SELECT * FROM {table} ORDER BY 1")
     names = [name for name, *_ in found.description]
     return [dict(zip(names, row, strict=True)) for row in found]
 
 
-def exchange(connection: sqlite3.Connection, table: str, columns: Sequence[str], *keys: Mapping[str, object]) -> None:
+def exchange(connection: Hands, table: str, columns: Sequence[str], *keys: Mapping[str, object]) -> None:
     """Two rows, each named by its key, exchange what is in `columns`."""
     one, other = (next(row for row in rows(connection, table) if row.items() >= key.items()) for key in keys)
     remove(connection, table, one)
@@ -80,11 +129,12 @@ def pass_over(connection: sqlite3.Connection, index: str, table: str, row: Mappi
     connection.execute("BEGIN")
 
 
-def remove(connection: sqlite3.Connection, table: str, row: Mapping[str, object]) -> None:
-    connection.execute(f"DELETE FROM {table} WHERE {' AND '.join(f'{name} IS ?' for name in row)}", list(row.values()))
+def remove(connection: Hands, table: str, row: Mapping[str, object]) -> None:
+    where = " AND ".join(f"{name} {connection.same} ?" for name in row)
+    connection.execute(f"DELETE FROM {table} WHERE {where}", list(row.values()))
 
 
-def insert(connection: sqlite3.Connection, table: str, row: Mapping[str, object]) -> None:
+def insert(connection: Hands, table: str, row: Mapping[str, object]) -> None:
     marks = ", ".join("?" * len(row))
     connection.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", list(row.values()))
 
@@ -147,7 +197,7 @@ class Past:
         return replace(self, events=[e for e in self.events if e.type != "checkpoint.anchored"], anchors={})
 
 
-def past(connection: sqlite3.Connection) -> Past:
+def past(connection: Hands) -> Past:
     """The log as it is on file."""
     rows = connection.execute(
         f"SELECT {', '.join(ENVELOPE_KEYS)}, salt, body FROM event LEFT JOIN payload ON event_seq = seq ORDER BY seq"
@@ -166,7 +216,7 @@ def past(connection: sqlite3.Connection) -> Past:
 Signers = Callable[[Sequence[Told], int], Sequence[SigningKey]]  # of events sealed, the first of them sealed before
 
 
-def write_anew(connection: sqlite3.Connection, past: Past, signers: Signers | None) -> None:
+def write_anew(connection: Hands, past: Past, signers: Signers | None) -> None:
     """The file as if it had always said `past`: seqs, leaves and nodes fit.
 
     With `signers` every checkpoint stands where its checkpoint.signed event does, as sealing leaves it, and is signed;
@@ -201,7 +251,7 @@ def head_of(past: Past, size: int) -> Checkpoint:
     return Checkpoint(ORIGIN, size, _root([tree.leaf_hash(told.envelope.encode()) for told in past.events[:size]]))
 
 
-def put_in(connection: sqlite3.Connection, head: Checkpoint, by: Sequence[SigningKey]) -> None:
+def put_in(connection: Hands, head: Checkpoint, by: Sequence[SigningKey]) -> None:
     insert(connection, "checkpoint", {"size": head.size, "note": str(signed(head.text, by))})
 
 
@@ -217,7 +267,7 @@ def _signed(event: Told, head: Checkpoint, note: str, previous: int, by: Sequenc
     return told.with_(subject=f"checkpoint/{head.size}")
 
 
-def put(connection: sqlite3.Connection, seq: int, event: Told) -> None:
+def put(connection: Hands, seq: int, event: Told) -> None:
     """Event and payload as rows of their own."""
     insert(connection, "event", {"seq": seq, **event.columns, "envelope": event.envelope})
     if event.body is not None:

@@ -1,18 +1,28 @@
 """Any one cell of any table of the ledger is changed: every column that the schema has, in every way that we know."""
 
 import shutil
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from audit.answers.verdict import Verdict
 from audit.events.event import ENVELOPE_KEYS
-from tests.attacks.forging import contents, exchange, owner
-from tests.attacks.victim import SIZES, WITHDRAWN, Victim, verdict
+from tests.attacks.forging import (
+    REFUSED,
+    Database,
+    Hands,
+    contents,
+    exchange,
+    insert,
+    looking,
+    owner,
+    remove,
+    tables_in,
+)
+from tests.attacks.victim import IN_A_FILE, IN_POSTGRES, SIZES, WITHDRAWN, Victim, verdict
 
 OF_THE_SCHEMA = "alembic_version"  # says how to read the others; the rest is evidence
 
@@ -43,6 +53,34 @@ CHANGES = {
     "escaped": """replace({was}, 'e":', '\\u0065":')""",
 }
 
+# The same where a column has one type, by that type.
+TYPED_CHANGES = {
+    "nothing": {"text": "NULL", "bigint": "NULL", "bytea": "NULL"},
+    "empty": {"text": "''", "bigint": "0", "bytea": "''"},
+    "something": {
+        "text": "coalesce(left({was}, -1) || '~', '0')",
+        "bigint": "{was} + 1000",
+        "bytea": "set_byte({was}, length({was}) - 1, 255 - get_byte({was}, length({was}) - 1))",
+    },
+    "another row's": dict.fromkeys(
+        ("text", "bigint", "bytea"),
+        "(SELECT {column} FROM {table} AS other WHERE other.{column} IS DISTINCT FROM {table}.{column} LIMIT 1)",
+    ),
+    "first letter": {"text": "'~' || substr({was}, 2)"},
+    "padded": {"text": "{was} || ' '", "bytea": "{was} || '\\x00'"},
+    "padded before": {"text": "' ' || {was}", "bytea": "'\\x00' || {was}"},
+    "cut": {"text": "left({was}, -1)", "bytea": "substr({was}, 1, length({was}) - 1)"},
+    "zeroed": {"bytea": "decode(repeat('00', length({was})), 'hex')"},
+    "upper case": {"text": "upper({was})"},
+    "lower case": {"text": "lower({was})"},
+    "look-alike": {"text": "replace(replace(replace({was}, 'e', 'е'), 'a', 'а'), '1', '１')"},
+    "negative": {"bigint": "-{was} - 1"},
+    "largest": {"bigint": "CASE WHEN '{column}' = 'schema_version' THEN 2147483647 ELSE 9223372036854775807 END"},
+    "key twice": {"text": """CASE WHEN {was} LIKE '{{%' THEN '{{"severity":"info",' || substr({was}, 2) END"""},
+    "spaced": {"text": """replace({was}, '":', '": ')"""},
+    "escaped": {"text": """replace({was}, 'e":', '\\u0065":')"""},
+}
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -51,23 +89,38 @@ class Cell:
     table: str
     key: tuple[tuple[str, int], ...]
     column: str
+    type: str = ""  # where a column has one
 
     def __str__(self) -> str:
         return f"{self.table}.{self.column} where {', '.join(f'{name} = {value}' for name, value in self.key)}"
 
 
-def columns(database: Path) -> Iterator[list[Cell]]:
-    """Of every table and column that is in the file some cells: ends, middle, one withdrawn, the first not sealed."""
-    with closing(sqlite3.connect(database)) as db:
-        for (table,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-            named = db.execute(f"PRAGMA table_info({table})").fetchall()
-            key = [name for _, name, *_, primary in named if primary]
+def columns(database: Database) -> list[list[Cell]]:
+    """Of every table and column that is in the store some cells: ends, middle, one withdrawn, the first not sealed."""
+    found: list[list[Cell]] = []
+    with looking(database) as db:
+        for table in tables_in(db):
+            named = _columns(db, table, database)
+            key = [name for name, _, primary in named if primary]
             keys = db.execute(f"SELECT {', '.join(key)} FROM {table} ORDER BY {', '.join(key)}").fetchall()
             some = {0, WITHDRAWN[0] - 1, len(keys) // 2, len(keys) - 4, len(keys) - 1}
             rows = [tuple(zip(key, keys[at], strict=True)) for at in sorted(some) if 0 <= at < len(keys)]
-            for _, column, *_ in named:
-                if table != OF_THE_SCHEMA:
-                    yield [Cell(table, row, column) for row in rows]
+            if table != OF_THE_SCHEMA:
+                found += [[Cell(table, row, column, type) for row in rows] for column, type, _ in named]
+    return found
+
+
+def _columns(db: Hands, table: str, database: Database) -> Sequence[tuple[str, str, bool]]:
+    """Name, type where there is one, and whether it belongs to the key."""
+    if isinstance(database, Path):
+        return [(name, "", bool(key)) for _, name, *_, key in db.execute(f"PRAGMA table_info({table})")]
+    found = db.execute(
+        """SELECT attname, CASE atttypid WHEN 'integer'::regtype THEN 'bigint' ELSE format_type(atttypid, NULL) END,
+                  EXISTS (SELECT FROM pg_index WHERE indrelid = attrelid AND indisprimary AND attnum = ANY (indkey))
+             FROM pg_attribute WHERE attrelid = ?::regclass AND attnum > 0 ORDER BY attnum""",
+        (f"audit.{table}",),
+    )
+    return list(found)
 
 
 def changed(database: Path, cell: Cell, to: str) -> bool:
@@ -79,11 +132,12 @@ def changed(database: Path, cell: Cell, to: str) -> bool:
         was = db.execute(read, values).fetchone()
         try:
             db.execute(f"UPDATE {cell.table} SET {cell.column} = {expression} WHERE {where}", values)
-        except sqlite3.IntegrityError:  # the key of another row, or no number where there must be one
+        except REFUSED:
             return False
         return bool(db.execute(read, values).fetchone() != was)
 
 
+@IN_A_FILE
 @pytest.mark.parametrize("change", CHANGES)
 def test_no_cell_changes_unseen(untouched: Victim, tmp_path: Path, change: str) -> None:
     """Of each column two cells, other ones for each change, so that all changes together go through all of them."""
@@ -91,6 +145,7 @@ def test_no_cell_changes_unseen(untouched: Victim, tmp_path: Path, change: str) 
     for nth, cells in enumerate(columns(untouched.database)):
         for cell in {cells[(turn + nth) % len(cells)], cells[(turn + nth + 2) % len(cells)]}:
             victim = untouched.copied(tmp_path / str(tried))
+            assert isinstance(victim.database, Path)
             if changed(victim.database, cell, CHANGES[change]):
                 tried += 1
                 unseen += [f"{cell}: {said}" for said in [verdict(victim)] if not names(cell, said)]
@@ -98,6 +153,63 @@ def test_no_cell_changes_unseen(untouched: Victim, tmp_path: Path, change: str) 
 
     assert not unseen, "\n".join(unseen)
     assert tried
+
+
+@IN_POSTGRES
+@pytest.mark.parametrize("change", TYPED_CHANGES)
+def test_no_cell_of_a_type_changes_unseen(victim: Victim, change: str) -> None:
+    """Of each column one cell, another one for each change. Those that a fault names by event and column all at once,
+    the others one after the other, each put back."""
+    turn, alone, tried, unseen = list(TYPED_CHANGES).index(change), [], 0, []
+    together: list[Change] = []
+    for nth, cells in enumerate(columns(victim.database)):
+        cell = cells[(turn + nth) % len(cells)]
+        if to := TYPED_CHANGES[change].get(cell.type):
+            named = (cell.table, cell.column in ENVELOPE_KEYS) == ("event", True)
+            (together if named else alone).append(Change(cell, to))
+    for changes in [together, *([one] for one in alone)]:
+        with owner(victim.database) as db:
+            done = [one for one in changes if one.apply(db)]
+        if done:
+            said, tried = verdict(victim), tried + len(done)
+            unseen += [f"{one.cell}: {said}" for one in done if not names(one.cell, said)]
+            with owner(victim.database) as db:
+                for one in reversed(done):
+                    one.undo(db)
+
+    assert not unseen, "\n".join(unseen)
+    assert tried
+    assert verdict(victim).faults == ()
+
+
+class Change:
+    """A cell that is given another value, and then its own again."""
+
+    def __init__(self, cell: Cell, to: str) -> None:
+        self.cell, self._to = cell, to
+        self._was: dict[str, Any] = {}
+        self._is: dict[str, Any] = {}
+
+    def apply(self, db: Hands) -> bool:
+        """Whether it could be done, and made a difference."""
+        where, values = " AND ".join(f"{name} = ?" for name, _ in self.cell.key), [value for _, value in self.cell.key]
+        self._was = self._row(db, f"SELECT * FROM {self.cell.table} WHERE {where}", values)
+        expression = self._to.format(was=self.cell.column, table=self.cell.table, column=self.cell.column)
+        changing = f"UPDATE {self.cell.table} SET {self.cell.column} = {expression} WHERE {where} RETURNING *"
+        try:
+            self._is = self._row(db, changing, values)
+        except REFUSED:
+            return False
+        return self._is != self._was
+
+    def undo(self, db: Hands) -> None:
+        remove(db, self.cell.table, self._is)
+        insert(db, self.cell.table, self._was)
+
+    @staticmethod
+    def _row(db: Hands, query: str, values: list[int]) -> dict[str, Any]:
+        found = db.execute(query, values)
+        return dict(zip([name for name, *_ in found.description], found.fetchone(), strict=True))
 
 
 def test_no_two_cells_of_a_column_change_places_unseen(untouched: Victim, tmp_path: Path) -> None:

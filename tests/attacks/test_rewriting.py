@@ -1,7 +1,6 @@
 """The whole past written anew, so that it fits together: what the store alone cannot show, somebody else must hold."""
 
 import secrets
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +21,6 @@ from tests.anchoring import witnessing
 from tests.attacks.forging import ORIGIN, Past, owner, past, write_anew
 from tests.attacks.victim import SIZES, Victim, faults, verdict, work
 
-FORGED = ["with_the_real_keys", "with_a_key_of_their_own"]
 Audit = Callable[..., int]
 
 
@@ -30,8 +28,9 @@ Audit = Callable[..., int]
 def audit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Audit]:
     """The command as it is run where the log lives; its exit code."""
 
-    def run(home: Path, *words: str) -> int:
-        monkeypatch.setenv("AUDIT_HOME", str(home))
+    def run(victim: Victim, *words: str) -> int:
+        for name, value in victim.environ.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "argv", ["audit", *words])
         settings.cache_clear()
         with pytest.raises(SystemExit) as ended:
@@ -43,16 +42,14 @@ def audit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Audit]:
     settings.cache_clear()
 
 
-@pytest.fixture
-def with_the_real_keys(victim: Victim) -> Victim:
+def by_who_has_the_keys(victim: Victim) -> Victim:
     """One fact of the past is another one; all that can be recomputed and signed is. Others' evidence is left out."""
     with owner(victim.database) as db:
         write_anew(db, bent(past(db)).without_anchors(), victim.signers)
     return victim
 
 
-@pytest.fixture
-def with_a_key_of_their_own(victim: Victim) -> Victim:
+def by_who_has_none(victim: Victim) -> Victim:
     """The same, by somebody who has the database and no key: the log's key was another one from the start."""
     keys = SigningKey(ORIGIN, secrets.token_bytes(32)), SigningKey(ORIGIN, secrets.token_bytes(32))
     forger = replace(victim, keys=keys)
@@ -73,22 +70,25 @@ def bent(told: Past) -> Past:
     return told
 
 
-@pytest.mark.parametrize("forged", FORGED)
-def test_the_store_alone_does_not_show_that_all_of_it_was_written_anew(
-    forged: str, request: pytest.FixtureRequest
-) -> None:
+@pytest.fixture
+def with_the_real_keys(victim: Victim) -> Victim:
+    return by_who_has_the_keys(victim)
+
+
+@pytest.fixture(params=[by_who_has_the_keys, by_who_has_none], ids=lambda by: by.__name__)
+def forged(request: pytest.FixtureRequest, victim: Victim) -> Victim:
+    rewritten: Victim = request.param(victim)
+    return rewritten
+
+
+def test_the_store_alone_does_not_show_that_all_of_it_was_written_anew(forged: Victim) -> None:
     """Whoever owns the store and the key, or the word on which key it is, tells a story that fits."""
-    assert verdict(request.getfixturevalue(forged)).answer == "held"
+    assert verdict(forged).answer == "held"
 
 
 @pytest.mark.parametrize("size", SIZES[1:])
-@pytest.mark.parametrize("forged", FORGED)
-def test_a_checkpoint_that_somebody_kept_shows_it(
-    forged: str, size: int, untouched: Victim, request: pytest.FixtureRequest
-) -> None:
-    kept = untouched.notes[SIZES.index(size)]
-
-    said = verdict(request.getfixturevalue(forged), kept=[kept])
+def test_a_checkpoint_that_somebody_kept_shows_it(forged: Victim, size: int, untouched: Victim) -> None:
+    said = verdict(forged, kept=[untouched.notes[SIZES.index(size)]])
 
     assert any(f"{size}" in fault.about for fault in said.faults), said
 
@@ -98,27 +98,20 @@ def test_what_was_changed_after_the_kept_checkpoint_is_not_shown_by_it(with_the_
     assert verdict(with_the_real_keys, kept=[with_the_real_keys.notes[0]]).answer == "held"
 
 
-def test_a_key_that_somebody_kept_shows_that_the_log_was_signed_by_another(
-    with_a_key_of_their_own: Victim, untouched: Victim
-) -> None:
-    assert verdict(with_a_key_of_their_own, key=untouched.keys[0].verifier).answer == "did not hold"
+def test_a_key_that_somebody_kept_shows_that_the_log_was_signed_by_another(victim: Victim, untouched: Victim) -> None:
+    assert verdict(by_who_has_none(victim), key=untouched.keys[0].verifier).answer == "did not hold"
 
 
-@pytest.mark.parametrize("forged", FORGED)
-def test_the_machine_that_signed_remembers_and_signs_no_more(
-    forged: str, request: pytest.FixtureRequest, audit: Audit
-) -> None:
-    victim: Victim = request.getfixturevalue(forged)
-
-    assert audit(victim.home, "verify") == 1
+def test_the_machine_that_signed_remembers_and_signs_no_more(forged: Victim, audit: Audit) -> None:
+    assert audit(forged, "verify") == 1
     with pytest.raises((InconsistentTree, KeyUnavailable)):
-        victim.seal()
+        forged.seal()
 
 
 def test_who_owns_the_machine_too_makes_it_forget(with_the_real_keys: Victim, audit: Audit) -> None:
     with_the_real_keys.kept.unlink()
 
-    assert audit(with_the_real_keys.home, "verify") == 0
+    assert audit(with_the_real_keys, "verify") == 0
 
 
 def test_what_was_published_shows_it_and_nothing_more_is_published(victim: Victim, tmp_path: Path) -> None:
@@ -176,7 +169,7 @@ def test_the_log_is_cut_back_to_an_earlier_checkpoint(victim: Victim, audit: Aud
 
     assert verdict(victim).answer == "held"
     assert verdict(victim, kept=[victim.notes[-1]]).answer == "did not hold"
-    assert audit(victim.home, "verify") == 1
+    assert audit(victim, "verify") == 1
     with pytest.raises(InconsistentTree, match="older copy"):
         continued(victim)
 
@@ -208,14 +201,14 @@ def test_the_last_checkpoint_is_taken_back(victim: Victim) -> None:
         victim.seal()
 
 
-def test_an_older_copy_of_the_file_is_put_back(victim: Victim, audit: Audit) -> None:
-    shutil.copy(victim.database, older := victim.home / "older")
+def test_an_older_copy_of_the_store_is_put_back(victim: Victim, audit: Audit, tmp_path: Path) -> None:
+    older = victim.copied(tmp_path / "older")
     newest = continued(victim)
-    older.replace(victim.database)
+    victim = victim.put_back(older)
 
     assert verdict(victim).answer == "held"
     assert verdict(victim, kept=[newest]).answer == "did not hold"
-    assert audit(victim.home, "verify") == 1
+    assert audit(victim, "verify") == 1
     with pytest.raises(InconsistentTree, match="older copy"):
         victim.seal()
 

@@ -1,4 +1,4 @@
-"""The rows stay as they are; tables, views, triggers and indexes are others than they were."""
+"""The rows stay as they are; tables, views, triggers and indexes of the file are others than they were."""
 
 import sqlite3
 from contextlib import closing
@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.forging import owner, pass_over, rows
-from tests.attacks.victim import SIZES, Victim, faults, verdict
+from tests.attacks.forging import file_owner, pass_over, rows
+from tests.attacks.victim import IN_A_FILE, SIZES, Victim, faults, verdict
+
+pytestmark = IN_A_FILE
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,7 @@ def test_a_store_without_its_table_of_events_is_none(victim: Victim, statement: 
 
 @pytest.mark.parametrize("version", ["'0001'", "'9999'", "'0002 '", "NULL", "x'30303032'", "''"])
 def test_a_store_that_claims_another_schema_is_not_read(victim: Victim, version: str) -> None:
-    with owner(victim.database) as db:
+    with file_owner(file(victim)) as db:
         db.execute(f"UPDATE alembic_version SET version_num = {version}")
 
     assert verdict(victim).answer == "could not tell"
@@ -64,7 +66,7 @@ def test_triggers_that_are_others_are_told_of(victim: Victim, statement: str) ->
 @pytest.mark.parametrize("column", ["severity", "envelope"])
 def test_a_column_that_compares_without_case_hides_no_change(victim: Victim, column: str) -> None:
     """SQLite compares as the column is declared, also where columns are held against the envelope."""
-    with owner(victim.database) as db:
+    with file_owner(file(victim)) as db:
         db.execute("UPDATE event SET severity = 'INFO' WHERE seq = 100")
     rewritten(victim, f"{column} TEXT NOT NULL", f"{column} TEXT COLLATE NOCASE NOT NULL")
 
@@ -73,16 +75,16 @@ def test_a_column_that_compares_without_case_hides_no_change(victim: Victim, col
 
 def test_the_text_is_kept_in_another_encoding(victim: Victim, tmp_path: Path) -> None:
     """The same words in other bytes: what is hashed is what is read, so nothing is read."""
-    with closing(sqlite3.connect(victim.database)) as db, closing(sqlite3.connect(tmp_path / "other")) as other:
+    with closing(sqlite3.connect(file(victim))) as db, closing(sqlite3.connect(tmp_path / "other")) as other:
         other.executescript("PRAGMA encoding = 'UTF-16le';" + "\n".join(db.iterdump()))
-    (tmp_path / "other").replace(victim.database)
+    (tmp_path / "other").replace(file(victim))
 
     assert "keeps its text as UTF-16le" in faults(victim)
 
 
 def test_an_index_that_passes_over_an_event_hides_nothing(victim: Victim) -> None:
     """The event is there, but not for who asks by its type: then the checkpoint that it tells of can go."""
-    with owner(victim.database) as db:
+    with file_owner(file(victim)) as db:
         told = ("checkpoint.signed", f"checkpoint/{SIZES[1]}")
         (event,) = [row for row in rows(db, "event") if (row["type"], row["subject"]) == told]
         pass_over(db, "event_type_time", "event", event)
@@ -95,15 +97,20 @@ def test_an_index_that_passes_over_an_event_hides_nothing(victim: Victim) -> Non
     assert "index event_type_time" in faults["store"]
 
 
+def file(victim: Victim) -> Path:
+    assert isinstance(victim.database, Path)
+    return victim.database
+
+
 def defined(victim: Victim, statements: list[str]) -> None:
-    with closing(sqlite3.connect(victim.database)) as db:
+    with closing(sqlite3.connect(file(victim))) as db:
         for statement in statements:
             db.execute(statement)
 
 
 def rewritten(victim: Victim, old: str, new: str) -> None:
     """A table's definition, where SQLite keeps it: its rows are not looked at."""
-    with closing(sqlite3.connect(victim.database)) as db:
+    with closing(sqlite3.connect(file(victim))) as db:
         db.execute("PRAGMA writable_schema = ON")
         db.execute("UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE type = 'table'", (old, new))
         db.commit()

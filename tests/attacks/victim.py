@@ -22,11 +22,12 @@ from audit.ledger.keys import read_log_key
 from audit.ledger.note import SigningKey
 from audit.ledger.sealer import KEPT, seal
 from audit.recording.initialise import initialise
-from audit.settings import read_settings, settings
+from audit.settings import read_settings
 from audit.store.append import append
-from audit.store.engine import AuditStore, close_stores, open_existing, open_store, opened
+from audit.store.engine import AuditStore, close_stores, open_existing, open_store, opened_as_it_is, store_url
 from tests.anchoring import TimestampAuthority, Witness, demand_openssl
-from tests.attacks.forging import ORIGIN, Told
+from tests.attacks.forging import ORIGIN, Database, Told
+from tests.attacks.superuser import copied
 
 ACTOR = "p:7c1e0f" + "0" * 58
 ERASER = "p:99aa41" + "0" * 58
@@ -34,6 +35,9 @@ SIZES = (43, 284, 300, 314, 557)  # of the checkpoints; the last five events are
 EVENTS = 562
 WITHDRAWN = (20, 30)  # seqs
 PERMITS = 288  # the event that permits it
+COPIES: list[str] = []  # databases that were made, to be dropped
+IN_A_FILE = pytest.mark.parametrize("untouched", ["sqlite"], indirect=True)
+IN_POSTGRES = pytest.mark.parametrize("untouched", ["postgresql"], indirect=True)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Victim:
     """A home with the log in it, and what its makers hold."""
 
     home: Path
+    url: str | None  # PostgreSQL's address of the store; None where it is a file in the home
     keys: tuple[SigningKey, ...] = field(repr=False)  # the log's, the oldest first
     notes: tuple[str, ...] = field(repr=False)  # its checkpoints, the oldest first
     withdrawn: dict[str, Any] = field(repr=False)  # a payload's row, as an older copy of the store still has it
@@ -56,8 +61,18 @@ class Victim:
         return self.stamping
 
     @property
-    def database(self) -> Path:
-        return self.home / "audit.db"
+    def database(self) -> Database:
+        return self.url or self.home / "audit.db"
+
+    @property
+    def numbers(self) -> str:
+        """What a fault calls an event's place."""
+        return "place" if self.url else "seq"
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """By which the product finds home and store."""
+        return {"AUDIT_HOME": str(self.home)} | ({"AUDIT_DATABASE_URL": self.url} if self.url else {})
 
     @property
     def trusted(self) -> dict[str, Any]:
@@ -72,17 +87,33 @@ class Victim:
     def copied(self, to: Path) -> "Victim":
         """The same log in another home."""
         shutil.copytree(self.home, to)
-        return replace(self, home=to)
+        return replace(self, home=to, url=self._copied_database())
+
+    def put_back(self, older: "Victim") -> "Victim":
+        """This machine with the store of an older copy."""
+        if self.url is None:
+            shutil.copy(older.home / "audit.db", self.home / "audit.db")
+        return replace(self, url=older.url)
+
+    def _copied_database(self) -> str | None:
+        if self.url is None:
+            return None
+        COPIES.append(copied(self.url))
+        return COPIES[-1]
 
     @contextmanager
     def store(self) -> Iterator[AuditStore]:
-        """The store as the product opens it, closed behind us, so that all of it is in one file."""
-        found = open_existing(read_settings({"AUDIT_HOME": str(self.home)}, self.home))
+        """The store as the product opens it, closed behind us: a file is whole then, and a database can be copied."""
+        found = open_existing(read_settings(self.environ, self.home))
         try:
             yield found
         finally:
-            found.engine.dispose()
+            found.close()
             close_stores()
+
+    def as_it_lies(self) -> AuditStore:
+        """As `audit verify` opens it."""
+        return opened_as_it_is(store_url(read_settings(self.environ, self.home)))
 
     def id(self, seq: int) -> str:
         with self.store() as store, store.reading() as connection:
@@ -106,15 +137,11 @@ class Victim:
         return sealed.note
 
 
-def build(home: Path, authority: TimestampAuthority | None, witness: Witness) -> Victim:
+def build(home: Path, url: str | None, authority: TimestampAuthority | None, witness: Witness) -> Victim:
     """More than 512 events, so that two nodes above the leaves are on file; two checkpoints are anchored."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("AUDIT_HOME", str(home))
-        settings.cache_clear()
-        initialise(ORIGIN)
-        store = open_store()
-        settings.cache_clear()
-    close_stores()
+    where = read_settings({"AUDIT_HOME": str(home)} | ({"AUDIT_DATABASE_URL": url} if url else {}), home)
+    initialise(ORIGIN, where)
+    store = open_store(where)
     first, second = read_log_key(home / "keys"), SigningKey(ORIGIN, secrets.token_bytes(32))
     notes: list[str] = []
 
@@ -148,8 +175,9 @@ def build(home: Path, authority: TimestampAuthority | None, witness: Witness) ->
     append(store, work(60))
     sealed()
     append(store, work(1))
-    store.engine.dispose()
-    return Victim(home, (first, second), tuple(notes), withdrawn, authority, witness)
+    store.close()
+    close_stores()
+    return Victim(home, url, (first, second), tuple(notes), withdrawn, authority, witness)
 
 
 def work(runs: int) -> list[Event]:
@@ -227,4 +255,4 @@ def faults(victim: Victim, **held_to: Any) -> str:
 
 def verdict(victim: Victim, **held_to: Any) -> Verdict:
     """What `audit verify` comes to."""
-    return verify(opened(victim.database), **held_to)
+    return verify(victim.as_it_lies(), **held_to)

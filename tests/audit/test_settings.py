@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from audit.errors import AuditError, AuditUnavailable, BadData, CouldNotTell, StoreUnavailable, UserError
-from audit.settings import read_settings
+from audit.settings import read_settings, settings, strict
 
 
 def test_the_home_is_var_beside_the_project_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +36,15 @@ def test_what_is_not_set_follows_the_home() -> None:
 def test_an_unknown_mode_is_named() -> None:
     with pytest.raises(UserError, match="AUDIT_MODE is 'lax'"):
         read_settings({"AUDIT_HOME": "/srv", "AUDIT_MODE": "lax"}, Path("/"))
+
+
+@pytest.mark.parametrize(("mode", "taken"), [("Strict", True), ("strict", True), ("spool", False), ("", False)])
+def test_a_mode_that_is_not_known_counts_as_strict(
+    home: Path, monkeypatch: pytest.MonkeyPatch, mode: str, taken: bool
+) -> None:
+    monkeypatch.setenv("AUDIT_MODE", mode)
+    settings.cache_clear()
+    assert strict() is taken
 
 
 @pytest.mark.parametrize(("kind", "code"), [(UserError, 1), (BadData, 1), (StoreUnavailable, 2), (AuditUnavailable, 2)])

@@ -676,7 +676,7 @@ def test_what_is_no_store_gets_no_verdict(log: Log, spoil: Any, what: str) -> No
 
 
 def test_a_store_that_is_locked(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("audit.store.evidence.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("audit.store.evidence_sqlite.BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(log.file, isolation_level=None)) as db:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("BEGIN EXCLUSIVE")
@@ -830,7 +830,7 @@ def test_the_command_names_faults_and_what_to_do(log: Log, audit: Any) -> None:
     assert shown.code == 1
     assert lines[1].split() == ["did", "not", "hold", "1", "fault"]
     assert lines[2] == f"  {log.about(42)}: column severity says 'debug', the sealed bytes say 'info'"
-    assert lines[3].startswith("  The store was changed behind its triggers. Keep the file as it is")
+    assert lines[3].startswith("  The store was changed behind its triggers. Keep it as it is")
 
 
 def test_the_command_speaks_json(log: Log, audit: Any) -> None:

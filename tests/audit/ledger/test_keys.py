@@ -95,6 +95,7 @@ def test_a_new_log_gets_a_key_for_its_owner_alone(keys: Path) -> None:
     assert (keys / FILE).read_text() == f"{key.encoded}\n"
 
 
+@in_a_file  # PostgreSQL came later
 def test_a_store_of_before_there_was_a_log_gets_its_key_and_is_sealed_from_the_first_event(home: Path) -> None:
     close_stores()
     first = a_store_of_schema_0001(home)

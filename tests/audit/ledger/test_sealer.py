@@ -4,13 +4,12 @@ import multiprocessing
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import pairwise
@@ -31,7 +30,8 @@ from audit.recording.sealing import seal_all, signing_key
 from audit.settings import settings
 from audit.store import ledger
 from audit.store.append import append
-from audit.store.engine import BUSY_SECONDS, AuditStore, close_stores, open_store
+from audit.store.engine import BUSY_SECONDS, AuditStore, close_stores, make_store, open_store
+from tests.stores import in_a_file, rewrite, rows
 
 ORIGIN = "acme.example/fraud"
 ACTOR = "p:7c1e0f" + "0" * 58
@@ -41,7 +41,7 @@ FORK = multiprocessing.get_context("fork")
 
 @dataclass(frozen=True)
 class Log:
-    """A log, and what its owner does with it. Whoever owns the file can lift its guards."""
+    """A log, and what its owner does with it."""
 
     home: Path
     store: AuditStore
@@ -52,30 +52,13 @@ class Log:
         return self.home / "keys" / KEPT
 
     def append(self, count: int) -> None:
-        append(self.store, [an_event() for _ in range(count)])
+        self.append_all([an_event() for _ in range(count)])
 
-    def append_many(self, events: Sequence[Event]) -> None:
-        """Past the store's own append, which takes half a minute for so many on a slow machine."""
-        names = [field.name for field in fields(Event) if field.name not in ("salt", "body")]
-        insert = f"INSERT INTO event ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"
-        with closing(sqlite3.connect(self.home / "audit.db")) as database, database:
-            for event in events:
-                seq = database.execute(insert, asdict(event)).lastrowid
-                database.execute("INSERT INTO payload VALUES (?, ?, ?)", (seq, event.salt, event.body))
+    def append_all(self, events: Sequence[Event]) -> None:
+        append(self.store, events)
 
     def seal(self) -> Sealed | None:
         return seal(self.store, self.key, actor=ACTOR, kept=self.kept)
-
-    def rows(self, sql: str) -> list[tuple[object, ...]]:
-        with closing(sqlite3.connect(self.home / "audit.db")) as database:
-            return database.execute(sql).fetchall()
-
-    def rewrite(self, sql: str, *values: object) -> None:
-        """Change rows as the owner of the file can."""
-        with closing(sqlite3.connect(self.home / "audit.db")) as database, database:
-            for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-                database.execute(f"DROP TRIGGER {name}")
-            assert database.execute(sql, values).rowcount == 1
 
 
 @pytest.fixture
@@ -102,26 +85,29 @@ def naive_root(leaves: Sequence[bytes]) -> bytes:
 
 def assert_whole(log: Log) -> None:
     """Every leaf has the next index and its own event, and every checkpoint is signed over the tree of its size."""
-    rows = log.rows("SELECT idx, event_seq, hash, envelope FROM leaf JOIN event ON seq = event_seq ORDER BY idx")
-    assert [row[0] for row in rows] == list(range(len(rows)))
-    assert [row[1] for row in rows] == list(range(1, len(rows) + 1))
-    assert all(hash == sha256(b"\x00" + str(envelope).encode()).digest() for _, _, hash, envelope in rows)
-    notes = log.rows("SELECT size, note FROM checkpoint ORDER BY size")
-    assert notes[-1][0] == len(rows)
+    leaves = rows("SELECT idx, event_seq, hash, envelope FROM leaf JOIN event ON seq = event_seq ORDER BY idx")
+    assert [row[0] for row in leaves] == list(range(len(leaves)))
+    assert all(hash == sha256(b"\x00" + envelope.encode()).digest() for _, _, hash, envelope in leaves)
+    notes = rows("SELECT size, note FROM checkpoint ORDER BY size")
+    assert notes[-1][0] == len(leaves)
+    seqs = [row[1] for row in leaves]
+    for old, new in pairwise([0, *(size for size, _ in notes)]):
+        assert seqs[old:new] == sorted(seqs[old:new])
+    assert log.store.is_postgres or seqs == list(range(1, len(seqs) + 1))
     with log.store.reading() as connection:
         keys, read = keys_on_record(ledger.key_events(connection)), reader(connection)
         for size, note in notes:
-            head = parse_checkpoint(parse_note(str(note)).text)
-            assert verified(parse_note(str(note)), keys)
+            head = parse_checkpoint(parse_note(note).text)
+            assert verified(parse_note(note), keys)
             assert (head.origin, head.size, head.root) == (ORIGIN, size, tree.root(head.size, read))
         for (old, before), (new, after) in pairwise(notes):
-            proof = tree.consistency_proof(int(str(old)), int(str(new)), read)
-            tree.verify_consistency(int(str(old)), root(before), int(str(new)), root(after), proof)
-    assert root(notes[-1][1]) == naive_root([bytes(row[2]) for row in rows])  # type: ignore[arg-type]
+            proof = tree.consistency_proof(old, new, read)
+            tree.verify_consistency(old, root(before), new, root(after), proof)
+    assert root(notes[-1][1]) == naive_root([row[2] for row in leaves])
 
 
-def root(note: object) -> bytes:
-    return parse_checkpoint(parse_note(str(note)).text).root
+def root(note: str) -> bytes:
+    return parse_checkpoint(parse_note(note).text).root
 
 
 def test_what_waits_becomes_leaves_under_a_signed_head(log: Log) -> None:
@@ -152,17 +138,17 @@ def test_words_about_checkpoints_do_not_hide_what_comes_after_a_batch_of_them(lo
     log.seal()
     facts = PublishFacts(size=MADE, to="s3://bucket", files=4)
     said = [make_event("checkpoint.published", facts, source="t", subject="c", actor=ACTOR) for _ in range(BATCH)]
-    log.append_many(said)
+    log.append_all(said)
     log.append(1)
 
     while log.seal():
         pass
 
-    assert log.rows("SELECT count(*) FROM leaf JOIN event ON seq = event_seq WHERE type = 'store.spooled'") == [(1,)]
+    assert rows("SELECT count(*) FROM leaf JOIN event ON seq = event_seq WHERE type = 'store.spooled'") == [(1,)]
 
 
 def test_more_than_a_batch_is_several_checkpoints(log: Log) -> None:
-    log.append_many([an_event() for _ in range(BATCH + 5 - MADE)])
+    log.append(BATCH + 5 - MADE)
 
     done = list(seal_all(settings(), log.key, tell=lambda event: None))
 
@@ -172,16 +158,16 @@ def test_more_than_a_batch_is_several_checkpoints(log: Log) -> None:
 
 
 def test_a_run_waits_for_no_more_than_a_batch_once_its_time_is_up(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-    log.append_many([an_event() for _ in range(BATCH + 5)])
+    log.append(BATCH + 5)
     monkeypatch.setattr(recorder, "SEALING_SECONDS", 0)
 
     recorder.flow_ended()
 
-    assert log.rows("SELECT count(*) FROM leaf") == [(BATCH,)]
+    assert rows("SELECT count(*) FROM leaf") == [(BATCH,)]
 
 
 def test_exactly_a_batch_leaves_nothing_behind(log: Log) -> None:
-    log.append_many([an_event() for _ in range(BATCH - MADE)])
+    log.append(BATCH - MADE)
 
     assert [one.size for one in seal_all(settings(), log.key, tell=lambda event: None)] == [BATCH]
 
@@ -195,7 +181,7 @@ def test_an_older_event_that_comes_home_late_is_sealed_after_what_was_sealed_bef
     spool.replay(settings().spool_path, log.store)
     log.seal()
 
-    assert log.rows(f"SELECT idx FROM leaf JOIN event ON seq = event_seq WHERE id = '{long_ago.id}'") == [(MADE + 3,)]
+    assert rows(f"SELECT idx FROM leaf JOIN event ON seq = event_seq WHERE id = '{long_ago.id}'") == [(MADE + 3,)]
     assert_whole(log)
 
 
@@ -205,7 +191,7 @@ def test_another_key_seals_nothing(log: Log) -> None:
     with pytest.raises(KeyUnavailable, match=f"key on record is {ORIGIN}.* this process holds {ORIGIN}"):
         seal(log.store, new_key(ORIGIN), actor=ACTOR)
 
-    assert log.rows("SELECT count(*) FROM leaf") == [(0,)]
+    assert rows("SELECT count(*) FROM leaf") == [(0,)]
 
 
 def test_a_clock_that_went_back_still_seals_and_says_so(log: Log) -> None:
@@ -233,15 +219,15 @@ def test_a_clock_that_goes_on_is_no_news(log: Log) -> None:
 # --- the past was changed: nothing is signed any more
 
 
-def signed_by(key: SigningKey, log: Log) -> str:
-    (note,) = log.rows("SELECT note FROM checkpoint")[-1]
-    return str(signed(parse_note(str(note)).text, [key]))
+def signed_by(key: SigningKey) -> str:
+    (note,) = rows("SELECT note FROM checkpoint")[-1]
+    return str(signed(parse_note(note).text, [key]))
 
 
 def test_a_rewritten_leaf_gets_no_new_checkpoint(log: Log) -> None:
     log.append(40)
     log.seal()
-    log.rewrite("UPDATE leaf SET hash = ? WHERE idx = 7", bytes(32))
+    rewrite("UPDATE leaf SET hash = ? WHERE idx = 7", bytes(32))
     log.append(1)
 
     with pytest.raises(InconsistentTree, match=r"does not continue the checkpoint of size 43 \(the last"):
@@ -251,7 +237,7 @@ def test_a_rewritten_leaf_gets_no_new_checkpoint(log: Log) -> None:
 def test_a_rewritten_node_gets_no_new_checkpoint(log: Log) -> None:
     log.append(600)
     log.seal()
-    log.rewrite("UPDATE node SET hash = ? WHERE level = 8 AND idx = 1", bytes(32))
+    rewrite("UPDATE node SET hash = ? WHERE level = 8 AND idx = 1", bytes(32))
     log.append(1)
 
     with pytest.raises(InconsistentTree, match="does not continue the checkpoint of size 603"):
@@ -261,7 +247,7 @@ def test_a_rewritten_node_gets_no_new_checkpoint(log: Log) -> None:
 def test_a_missing_leaf_gets_no_new_checkpoint(log: Log) -> None:
     log.append(40)
     log.seal()
-    log.rewrite("DELETE FROM leaf WHERE idx = 7")
+    rewrite("DELETE FROM leaf WHERE idx = 7")
     log.append(1)
 
     with pytest.raises(InconsistentTree, match=r"The tree's leaves 0 to 42 are not all there"):
@@ -270,7 +256,7 @@ def test_a_missing_leaf_gets_no_new_checkpoint(log: Log) -> None:
 
 def test_a_checkpoint_that_no_key_of_the_log_signed_is_not_continued(log: Log) -> None:
     log.seal()
-    log.rewrite("UPDATE checkpoint SET note = ?", signed_by(new_key(ORIGIN), log))
+    rewrite("UPDATE checkpoint SET note = ?", signed_by(new_key(ORIGIN)))
     log.append(1)
 
     with pytest.raises(InconsistentTree, match="the log's key has not signed it"):
@@ -281,7 +267,7 @@ def test_a_checkpoint_of_another_root_is_not_continued(log: Log) -> None:
     log.seal()
     head = parse_note(log.kept.read_text()).text.split("\n")
     head[2] = "A" * 43 + "="
-    log.rewrite("UPDATE checkpoint SET note = ?", str(signed("\n".join(head), [log.key])))
+    rewrite("UPDATE checkpoint SET note = ?", str(signed("\n".join(head), [log.key])))
     log.append(1)
 
     with pytest.raises(InconsistentTree, match="does not continue the checkpoint of size 3"):
@@ -290,20 +276,21 @@ def test_a_checkpoint_of_another_root_is_not_continued(log: Log) -> None:
 
 def test_a_checkpoint_that_is_gone_is_missed(log: Log) -> None:
     log.seal()
-    log.rewrite("DELETE FROM checkpoint")
+    rewrite("DELETE FROM checkpoint")
     log.append(1)
 
     with pytest.raises(InconsistentTree, match="The tree has 3 leaves, its last checkpoint 0"):
         log.seal()
 
 
+@in_a_file  # which is copied
 def test_an_older_copy_of_the_store_is_not_continued(log: Log, home: Path) -> None:
     log.seal()
-    log.store.engine.dispose()
+    log.store.close()
     older = (home / "audit.db").read_bytes()
     log.append(1)
     log.seal()
-    log.store.engine.dispose()
+    log.store.close()
     for path in home.glob("audit.db-*"):
         path.unlink()
     (home / "audit.db").write_bytes(older)
@@ -328,6 +315,7 @@ def test_an_older_copy_is_noticed_though_nothing_waits(log: Log) -> None:
     assert log.seal() is None
 
 
+@in_a_file  # which is replaced
 def test_a_rewritten_past_under_the_same_size_is_held_against_the_kept_checkpoint(log: Log, home: Path) -> None:
     log.seal()
     kept = log.kept.read_text()
@@ -383,7 +371,7 @@ def test_a_kept_checkpoint_is_read_whatever_the_locale(log: Log) -> None:
         check=True,
     )
 
-    assert (done.stderr, log.rows("SELECT count(*) FROM leaf")) == ("", [(MADE + 2,)])
+    assert (done.stderr, rows("SELECT count(*) FROM leaf")) == ("", [(MADE + 2,)])
 
 
 def test_a_checkpoint_that_cannot_be_kept_is_in_the_store_all_the_same(log: Log) -> None:
@@ -451,12 +439,12 @@ def test_many_writers_and_two_sealers_leave_no_gap_and_seal_nothing_twice(log: L
     log.seal()
 
     assert_whole(log)
-    assert log.rows("SELECT count(*) FROM event WHERE type = 'store.spooled'") == [(360,)]
-    assert log.rows("SELECT type FROM event WHERE seq NOT IN (SELECT event_seq FROM leaf)") == [("checkpoint.signed",)]
+    assert rows("SELECT count(*) FROM event WHERE type = 'store.spooled'") == [(360,)]
+    assert rows("SELECT type FROM event WHERE seq NOT IN (SELECT event_seq FROM leaf)") == [("checkpoint.signed",)]
 
 
 def test_who_appends_while_much_is_sealed_gets_in_after_every_batch(log: Log) -> None:
-    log.append_many([an_event() for _ in range(3 * BATCH)])
+    log.append(3 * BATCH)
 
     with beside((seal_until, log.home / "never")):
         longest, sealed = 0.0, 0
@@ -467,8 +455,8 @@ def test_who_appends_while_much_is_sealed_gets_in_after_every_batch(log: Log) ->
             with log.store.reading() as connection:
                 sealed = ledger.size(connection)
 
-    signed_at = [row[0] for row in log.rows("SELECT seq FROM event WHERE type = 'checkpoint.signed' ORDER BY seq")]
-    assert all(int(str(after)) - int(str(before)) > 1 for before, after in pairwise(signed_at))
+    signed_at = [row[0] for row in rows("SELECT seq FROM event WHERE type = 'checkpoint.signed' ORDER BY seq")]
+    assert all(after - before > 1 for before, after in pairwise(signed_at))
     assert longest < BUSY_SECONDS / 2
 
 
@@ -483,14 +471,14 @@ def append_and_seal_for_ever() -> None:
 
 @pytest.mark.parametrize("kills", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_a_sealer_that_is_killed_leaves_nothing_half_done(log: Log, kills: int) -> None:
-    log.append_many([an_event() for _ in range(BATCH)])
+    log.append(BATCH)
     chance = random.Random(kills)
 
     for _ in range(kills):
         with beside((append_and_seal_for_ever,)) as (process,):
             time.sleep(chance.uniform(0.005, 0.15))
             os.kill(process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-        sizes = log.rows("SELECT (SELECT count(*) FROM leaf), (SELECT coalesce(max(size), 0) FROM checkpoint)")
+        sizes = rows("SELECT (SELECT count(*) FROM leaf), (SELECT coalesce(max(size), 0) FROM checkpoint)")
         assert sizes[0][0] == sizes[0][1], "leaves that no checkpoint covers"
         log.append(1)
         assert log.seal() is not None
@@ -500,6 +488,7 @@ def test_a_sealer_that_is_killed_leaves_nothing_half_done(log: Log, kills: int) 
     assert_whole(log)
 
 
+@in_a_file  # which is moved away
 def test_a_store_that_is_away_is_said_to_be(log: Log) -> None:
     log.store.engine.dispose()
     (log.home / "audit.db").rename(log.home / "elsewhere.db")
@@ -510,8 +499,7 @@ def test_a_store_that_is_away_is_said_to_be(log: Log) -> None:
 
 
 def test_a_store_without_a_key_on_record_is_not_sealed(home: Path) -> None:
-    close_stores()
-    store = open_store()
+    store = make_store()
     append(store, [an_event()])
 
     with pytest.raises(KeyUnavailable, match="key on record is none"):

@@ -511,13 +511,6 @@ def test_a_failed_attempt_is_told_with_the_time_at_which_it_failed(events):
     assert first["seq"] < retrying["seq"] < second["seq"]
 
 
-@pytest.mark.parametrize(("mode", "strict"), [("Strict", True), ("strict", True), ("spool", False), ("", False)])
-def test_a_mode_that_is_not_known_counts_as_strict(home, monkeypatch, mode, strict):
-    monkeypatch.setenv("AUDIT_MODE", mode)
-    settings.cache_clear()
-    assert bindings._strict() is strict
-
-
 def test_a_runs_log_is_not_filled_with_words_about_our_hooks(events):
     """Prefect says of every hook and state that it runs, and that it ran."""
     said: list[str] = []

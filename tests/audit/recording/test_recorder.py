@@ -141,6 +141,7 @@ def test_mode_strict_raises_where_neither_takes_it(home: Path, monkeypatch: pyte
 
 def test_a_store_that_failed_is_left_alone_for_a_while(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recorder, "RETRY_SECONDS", 1_000)
+    monkeypatch.setattr(recorder, "LEAST_REST_SECONDS", 1_000)
     initialise()
     break_store(home)
     recorder.append(an_event())

@@ -15,7 +15,7 @@ NUMBER = sa.Integer().with_variant(sa.BigInteger(), "postgresql")
 def upgrade() -> None:
     op.create_table(
         "leaf",
-        sa.Column("idx", NUMBER, primary_key=True),
+        sa.Column("idx", NUMBER, primary_key=True, autoincrement=False),
         sa.Column("event_seq", NUMBER, sa.ForeignKey("event.seq"), nullable=False, unique=True),
         sa.Column("hash", sa.LargeBinary, nullable=False),
     )

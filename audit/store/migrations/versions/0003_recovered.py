@@ -10,7 +10,7 @@ down_revision = "0002"
 
 def upgrade() -> None:
     of = ddl_postgres if op.get_context().dialect.name == "postgresql" else ddl
-    for view in ("task_run", "flow_run", "dataset_version"):
-        op.execute(f"DROP VIEW {view}")
+    for view in ("task_run", "flow_run", "dataset_version", "ledger_payload"):
+        op.execute(f"DROP VIEW IF EXISTS {view}")
     for statement in of.VIEWS:
         op.get_bind().exec_driver_sql(statement)

@@ -1,0 +1,405 @@
+"""Runs that wait, go on, begin anew, nest, are put off or undone: each has its events, in the order in which it was.
+
+Against a real Prefect server, inside this process; what takes a worker of its own is in test_states_deployed.
+"""
+
+import asyncio
+import threading
+from contextvars import copy_context
+from itertools import pairwise
+from uuid import UUID
+
+import pytest
+from prefect import allow_failure, runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.responses import SetStateStatus
+from prefect.exceptions import FlowPauseTimeout, Pause
+from prefect.flow_engine import run_flow
+from prefect.flow_runs import apause_flow_run, pause_flow_run, suspend_flow_run
+from prefect.input import RunInput
+from prefect.states import Scheduled, Suspended
+from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.task_worker import TaskWorker
+from prefect.transactions import atransaction, transaction
+
+from audit import flow, task
+from audit.events.event import uuid8
+from audit.recording import bindings, runs
+
+pytestmark = pytest.mark.xdist_group("prefect")
+
+
+class Answer(RunInput):
+    well: bool
+
+
+@task(persist_result=True)
+def step(x=0):
+    return x
+
+
+@task
+async def async_step(x=0):
+    return x
+
+
+def types(found):
+    return [event["type"].partition(".")[2] for event in found]
+
+
+def of(found, name):
+    return [event for event in found if event["payload"]["of"] == name]
+
+
+def attempts(found):
+    return [event["payload"]["attempt"] for event in found]
+
+
+def server_states(run_id):
+    """Ids of the states that the server has of a flow run, by name."""
+    with get_client(sync_client=True) as client:
+        told = client._client.get("/flow_run_states/", params={"flow_run_id": str(run_id)}).json()
+    return [(state["name"], state["id"]) for state in told]
+
+
+def somebody_resumes(**answer):
+    """Somebody resumes the run around this call as soon as it is paused and its form is there, as the UI does it."""
+
+    def resume(run_id: UUID) -> None:
+        with get_client(sync_client=True) as client:
+            while client.resume_flow_run(run_id, run_input=answer or None).status != SetStateStatus.ACCEPT:
+                pass
+
+    here = copy_context()
+    threading.Thread(target=here.run, args=(resume, UUID(runtime.flow_run.id)), daemon=True).start()
+
+
+@flow
+def pauses():
+    somebody_resumes()
+    pause_flow_run(timeout=60, poll_interval=1)
+    return step()
+
+
+@flow
+async def pauses_async():
+    somebody_resumes()
+    await apause_flow_run(timeout=60, poll_interval=1)
+
+
+@flow
+def asks():
+    somebody_resumes(well=True)
+    assert pause_flow_run(Answer, timeout=60, poll_interval=1).well
+
+
+@flow
+def pauses_in_a_task():
+    somebody_resumes()
+    waits.submit().result()
+
+
+@task
+def waits():
+    pause_flow_run(timeout=60, poll_interval=1)
+
+
+@pytest.mark.parametrize("waiting", [pauses, pauses_async, asks, pauses_in_a_task], ids=lambda flow: flow.name)
+def test_a_pause_and_its_end_are_told_with_the_servers_own_states(events, waiting):
+    asyncio.run(waiting()) if waiting.isasync else waiting()
+    found = events("flow_run.*")
+    assert types(found) == ["running", "paused", "resumed", "completed"]
+    assert attempts(found) == [1, 1, 1, 1]
+    run_id = found[0]["flow_run_id"]
+    told = [(event["payload"]["state"], event["payload"]["state_id"]) for event in found]
+    assert told == server_states(run_id)[1:]  # the first is Pending
+    assert [event["id"] for event in found] == [
+        uuid8(state, run_id, state, event["type"]) for event, (_, state) in zip(found, told, strict=True)
+    ]
+    assert all(earlier["time"] < later["time"] for earlier, later in pairwise(found))
+
+
+def test_a_pause_that_nobody_ends_is_a_failure(events):
+    @flow
+    def waits():
+        pause_flow_run(timeout=1, poll_interval=1)
+
+    with pytest.raises(FlowPauseTimeout):
+        waits()
+    assert types(events("flow_run.*")) == ["running", "paused", "attempt_failed", "failed"]
+
+
+def test_a_subflow_pauses_for_itself(events):
+    @flow
+    def around():
+        return pauses()
+
+    around()
+    found = events("flow_run.*")
+    assert types(of(found, "pauses")) == ["running", "paused", "resumed", "completed"]
+    assert types(of(found, "around")) == ["running", "completed"]
+
+
+def deployed(made):
+    """A flow run of `made` as a worker gets it: there is a deployment, which has run it."""
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(made), name="test")
+        return client.create_flow_run_from_deployment(deployment).id
+
+
+def executed(made, run_id):
+    """What a process does that a worker starts for a run."""
+    with get_client(sync_client=True) as client:
+        flow_run = client.read_flow_run(run_id)
+    return run_flow(made, flow_run=flow_run, return_type="state")
+
+
+def resume(run_id):
+    with get_client(sync_client=True) as client:
+        client.resume_flow_run(run_id)
+
+
+def test_a_suspended_run_goes_on_in_the_same_attempt_and_takes_its_results_from_the_cache(events):
+    @flow(persist_result=True)
+    def suspends():
+        step(1)
+        suspend_flow_run(timeout=60)
+        return step(2)
+
+    run_id = deployed(suspends)
+    with pytest.raises(Pause):
+        executed(suspends, run_id)
+    assert str(run_id) not in runs._flow_runs, "nothing is kept of what has left"
+    resume(run_id)
+    executed(suspends, run_id)
+
+    found = events("flow_run.*")
+    assert types(found) == ["running", "suspended", "resumed", "completed"]
+    assert attempts(found) == [1, 1, 1, 1]
+    assert found[2]["payload"]["surroundings"]["process_id"], "it may be another process, on another machine"
+    assert [state for state in server_states(run_id) if state[0] in ("Suspended", "Running")] == [
+        (event["payload"]["state"], event["payload"]["state_id"]) for event in found[:3]
+    ]
+    assert types(events("task_run.*")) == ["running", "completed", "running", "cached", "running", "completed"]
+
+
+def test_a_run_that_is_suspended_from_outside_leaves_at_its_next_task_and_what_that_interrupts_has_an_end(events):
+    @task
+    def goes_on_and_on():
+        while True:
+            step(0)
+
+    @flow(persist_result=True)
+    def is_suspended():
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(runtime.flow_run.id), Suspended(timeout_seconds=60))
+        goes_on_and_on()
+
+    with pytest.raises(Pause):
+        executed(is_suspended, deployed(is_suspended))
+    assert types(events("flow_run.*")) == ["running", "suspended"]
+    assert types(of(events("task_run.*"), "goes_on_and_on")) == ["running", "cancelled"]
+    assert {event["payload"]["error"]["kind"] for event in events("task_run.cancelled")} == {"prefect.exceptions.Pause"}
+
+
+def test_a_failed_run_that_somebody_retries_is_a_further_attempt(events):
+    healed = []
+
+    @flow(persist_result=True)
+    def fails_once():
+        step(1)
+        if not healed:
+            raise ValueError("not yet")
+        return step(2)
+
+    run_id = deployed(fails_once)
+    assert executed(fails_once, run_id).is_failed()
+    healed.append(True)
+    with get_client(sync_client=True) as client:  # what the button Retry does
+        client.set_flow_run_state(run_id, Scheduled(name="AwaitingRetry"))
+    assert executed(fails_once, run_id).is_completed()
+
+    found = events("flow_run.*")
+    assert types(found) == ["running", "attempt_failed", "failed", "retrying", "completed"]
+    assert attempts(found) == [1, 1, 1, 2, 2]
+    assert types(events("task_run.*")) == ["running", "completed", "running", "cached", "running", "completed"]
+
+
+def test_flows_nest_in_flows_and_tasks_and_name_the_run_around_them(events):
+    @flow
+    def innermost():
+        return step()
+
+    @task
+    def calls():
+        return innermost()
+
+    @flow
+    async def inner(n):
+        return await async_step(n)
+
+    @flow
+    async def outer():
+        await asyncio.gather(inner(1), inner(2))
+        return calls()
+
+    asyncio.run(outer())
+    found = events("flow_run.running")
+    assert [event["payload"]["of"] for event in found].count("inner") == 2
+    top = of(found, "outer")[0]["flow_run_id"]
+    assert {event["payload"].get("parent_flow_run_id") for event in found} == {None, top}
+    assert {event["payload"]["of"] for event in events("task_run.*")} == {"async_step", "step", "calls"}
+    assert len(events("task_run.completed")) == 4, "Prefect's own row for a nested flow is no task run"
+    ended = of(events("flow_run.completed"), "innermost")[0]
+    assert ended["payload"]["parent_flow_run_id"] == top
+    assert of(events("task_run.running"), "step")[0]["flow_run_id"] == ended["flow_run_id"]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_what_a_transaction_undoes_is_told_once_for_each_task_run_and_users_hooks_are_called(events, asynchronous):
+    called = []
+
+    def first():
+        return 1
+
+    def second():
+        raise ValueError("undo it")
+
+    async def first_async():
+        return first()
+
+    async def second_async():
+        return second()
+
+    doing, failing = (task(first_async), task(second_async)) if asynchronous else (task(first), task(second))
+    doing.on_rollback(lambda txn: called.append("undone"))
+    doing.on_commit(lambda txn: called.append("kept"))
+
+    async def all_async():
+        async with atransaction():
+            await doing()
+            await failing()
+
+    def all_sync():
+        with transaction():
+            doing()
+            failing()
+
+    flow(all_async if asynchronous else all_sync)(return_state=True) if not asynchronous else asyncio.run(
+        flow(all_async)(return_state=True)
+    )
+    found = events("task_run.*")
+    assert types(of(found, doing.name)) == ["running", "completed", "rolled_back"]
+    assert types(of(found, failing.name)) == ["running", "attempt_failed", "failed"]
+    assert called == ["undone"]
+
+    asyncio.run(doing()) if asynchronous else doing()
+    assert called == ["undone", "kept"]
+    assert types(of(events("task_run.*"), doing.name))[3:] == ["running", "completed"]
+
+
+def test_futures_that_nobody_waited_for_have_an_end_or_never_began(events):
+    began, first = [], threading.Event()
+
+    @task
+    def begins(n):
+        began.append(n)
+        first.set()
+
+    @flow(task_runner=ThreadPoolTaskRunner(max_workers=1))
+    def leaves():
+        for n in range(200):
+            begins.submit(n)
+        first.wait(60)
+
+    leaves()
+    found = events("task_run.*")
+    told = {
+        run: types([event for event in found if event["task_run_id"] == run])
+        for run in {e["task_run_id"] for e in found}
+    }
+    assert 0 < len(began) < 200
+    assert sum("completed" in states for states in told.values()) == len(began)
+    assert {tuple(states) for states in told.values()} <= {("running", "completed"), ("running", "crashed")}
+
+
+def test_failures_that_a_flow_allows_are_failures_all_the_same(events):
+    @task
+    def fails(x):
+        raise ValueError("allowed")
+
+    @task
+    def after(x):
+        return isinstance(x, ValueError)
+
+    @flow
+    def allows():
+        failed = fails.submit(1)
+        assert after(allow_failure(failed))
+        assert after.submit(failed, return_state=True).name == "NotReady"
+        assert isinstance(failed.result(raise_on_failure=False), ValueError)
+        return fails(2, return_state=True).is_failed()
+
+    assert allows()
+    found = events("task_run.*")
+    assert types(of(found, "fails")) == ["running", "attempt_failed", "failed"] * 2
+    assert sorted(types(of(found, "after"))) == ["completed", "not_ready", "running"]
+
+
+def test_a_flow_that_is_out_of_time_leaves_no_task_run_without_an_end(events):
+    @task
+    async def sleeps():
+        await asyncio.sleep(30)
+
+    @flow(timeout_seconds=1)
+    async def slow():
+        await asyncio.gather(sleeps(), sleeps())
+
+    asyncio.run(slow(return_state=True))
+    assert types(events("flow_run.*")) == ["running", "attempt_failed", "timed_out"]
+    assert sorted(types(events("task_run.*"))) == ["crashed", "crashed", "running", "running"]
+
+
+def test_a_task_run_that_is_put_off_is_on_record_before_anybody_runs_it(events):
+    @task
+    def later(x):
+        return x + 1
+
+    @flow
+    def puts_off():
+        return later.delay(3).task_run_id
+
+    put_off = puts_off()
+    (scheduled,) = events("task_run.*")
+    assert scheduled["type"] == "task_run.scheduled"
+    assert scheduled["task_run_id"] == str(put_off)
+    assert scheduled["flow_run_id"] == events("flow_run.running")[0]["flow_run_id"]
+    assert scheduled["payload"]["parameters"] == [{"name": "x", "value": 3}]
+
+    with get_client(sync_client=True) as client:
+        task_run = client.read_task_run(put_off)
+
+    async def serve() -> None:
+        await TaskWorker(later).execute_task_run(task_run)
+
+    asyncio.run(serve())
+    found = events("task_run.*")
+    assert types(found) == ["scheduled", "running", "completed"]
+    assert {event["task_run_id"] for event in found} == {str(put_off)}
+    assert {event["flow_run_id"] for event in found} == {scheduled["flow_run_id"]}
+
+
+def test_what_is_put_off_outside_of_a_flow_is_on_record_too(events):
+    @task
+    async def later(x, y=2):
+        return x + y
+
+    put_off = later.map([1, 2], deferred=True)
+    assert {event["task_run_id"] for event in events("task_run.scheduled")} == {
+        str(future.task_run_id) for future in put_off
+    }
+
+
+@pytest.mark.parametrize("point", [point.name for point in bindings._POINTS])
+def test_canary_each_private_point_takes_what_it_took(point):
+    assert point not in bindings.UNBOUND
