@@ -140,7 +140,7 @@ def holds_in_force(connection: Connection) -> list[Hold]:
 
 
 def is_due(connection: Connection, now: datetime) -> bool:
-    """Whether something is to be withdrawn. The search ends at the first that is, or once many were too young for it."""
+    """Whether something is to be withdrawn. It ends at the first that is, or once many were too young for it."""
     known = policies(connection)
     months = [months for one in known.values() for kept in one.kept.values() if (months := months_kept(kept))]
     if not months:

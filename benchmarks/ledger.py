@@ -199,11 +199,11 @@ def _read_and_compare(db: Path) -> float:
 def _verify_tree(store: AuditStore) -> None:
     """Hash the envelopes into the tree, and hold its root against the stored one."""
     from audit.answers.walk import grown
-    from audit.store import evidence
+    from audit.store.evidence import snapshot
 
-    with evidence.snapshot(store.path) as connection:
-        size = evidence.tree_size(connection)
-        implied = grown(connection, size).root()
+    with snapshot(store) as taken:
+        size = taken.tree_size()
+        implied = grown(taken, size).root()
     with store.reading() as connection:
         assert implied == tree.root(size, reader(connection))
 

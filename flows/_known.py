@@ -94,8 +94,9 @@ def months_to_score(spec: Spec, today: date | None = None) -> Iterator[Window]:
     if spec.schedule is None:
         return
     decided, now = _windows("predictions.scored", spec), today or datetime.now(UTC).date()
+    first = min(decided, default="") if _some_withdrawn("predictions.scored", spec) else ""
     over = takewhile(lambda month: month.end <= now, spec.schedule.months_after_training())
-    yield from (month for month in over if str(month) not in decided)
+    yield from (month for month in over if str(month) not in decided and str(month) >= first)
 
 
 def next_to_score(spec: Spec, today: date | None = None) -> Window | None:
@@ -166,6 +167,13 @@ def _months_up_to(windows: set[str], spec: Spec) -> Iterator[Window]:
     assert spec.schedule, "only a schedule has months"
     last = max(windows, default="")
     return takewhile(lambda month: str(month) <= last, spec.schedule.months_after_training())
+
+
+def _some_withdrawn(type: str, spec: Spec) -> bool:
+    """Whether payloads of this spec's events went by its retention: the oldest first, so what is before those that are
+    there was done."""
+    found = read.events(open_store(), types=(type,))
+    return any(not event.payload and event.subject.split("/")[1:2] == [spec.name] for event in found)
 
 
 def _windows(type: str, spec: Spec) -> set[str]:

@@ -27,6 +27,7 @@ from tasks import _frames as frames
 LATE = timedelta(minutes=15)  # so long after its time a run has not started because nothing starts it
 LAST_PART = 0.25  # of the time for an answer, in which people are reminded
 SEALED_WITHIN = timedelta(hours=1)  # a run that ends seals, and `audit seal --watch` every few seconds
+OVERDUE = timedelta(days=31)  # after a payload's time is up, in which somebody should have withdrawn it
 RECENT = timedelta(days=7)  # messages that are looked at
 LOOKED_BACK = timedelta(hours=2)  # for flow runs that ended with task runs missing: the check is made every hour
 GIB = 1 << 30
@@ -234,6 +235,19 @@ def messages_arrive(about: Subject) -> Check:
     return _fine("alerts", f"{len(last)} targets reached" if last else "none was sent in seven days")
 
 
+def nothing_is_overdue(about: Subject) -> Check:
+    """No payload is kept for a month longer than the specs say, unless a hold names it."""
+    from audit.retention import holds_in_force, is_due
+
+    with open_existing().reading() as connection:
+        overdue, held = is_due(connection, about.now - OVERDUE), len(holds_in_force(connection))
+        due = is_due(connection, about.now)
+    if overdue:
+        return _wrong("retention", "payloads are kept longer than a spec says. Run `audit retention run`.")
+    holds = f"; {held} {'hold is' if held == 1 else 'holds are'} in force" if held else ""
+    return _fine("retention", f"{'some is due: audit retention run' if due else 'nothing is due'}{holds}")
+
+
 CHECKS: dict[str, Callable[[Subject], Check]] = {
     "store": store_holds,
     "spool": spool_is_empty,
@@ -245,6 +259,7 @@ CHECKS: dict[str, Callable[[Subject], Check]] = {
     "runs": runs_start_in_time,
     "approval": questions_have_time,
     "alerts": messages_arrive,
+    "retention": nothing_is_overdue,
 }
 
 

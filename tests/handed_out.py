@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import orjson
-import pytest
 
 import audit.answers
 from audit.answers.bundle import FORMAT, export, verify_bundle
@@ -42,12 +41,14 @@ from audit.ledger.note import (
 from audit.ledger.sealer import seal
 from audit.ledger.tree import leaf_hash
 from audit.recording.initialise import initialise
-from audit.settings import read_settings, settings
+from audit.settings import read_settings
 from audit.store import ledger
 from audit.store.append import append, insert_event
 from audit.store.engine import AuditStore, close_stores, open_store, opened
 from audit.store.ledger import Part
+from tests.attacks.forging import Database
 from tests.attacks.victim import ACTOR, erased, rotated, told, withdraw, work
+from tests.postgres import said
 
 ORIGIN = "acme.example/fraud"
 SIZE = 32  # of the newest checkpoint
@@ -75,12 +76,12 @@ class Log:
         return VerifierKey(self.witness.name, COSIGNATURE, self.witness.verifier.public)
 
     @property
-    def database(self) -> Path:
-        return self.home / "audit.db"
+    def database(self) -> Database:
+        return said(self.store.engine.url) if self.store.is_postgres else self.home / "audit.db"
 
     def copied(self, home: Path) -> "Log":
         """The same log in another home, for those who change it."""
-        self.store.engine.dispose()
+        self.store.close()
         shutil.copytree(self.home, home)
         return replace(self, home=home, store=opened(home / "audit.db"))
 
@@ -100,14 +101,11 @@ class Log:
             return next(row.id for row in ledger.sealed_events(connection, Part()) if row.idx == leaf)
 
 
-def build(home: Path) -> Log:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("AUDIT_HOME", str(home))
-        settings.cache_clear()
-        close_stores()
-        initialise(ORIGIN)
-        store = open_store(read_settings({"AUDIT_HOME": str(home)}, home))
-        settings.cache_clear()
+def build(home: Path, url: str | None = None) -> Log:
+    """In a file, or in the empty store at PostgreSQL's `url`."""
+    where = read_settings({"AUDIT_HOME": str(home)} | ({"AUDIT_DATABASE_URL": url} if url else {}), home)
+    initialise(ORIGIN, where)
+    store = open_store(where)
     first, second = read_log_key(home / "keys"), SigningKey(ORIGIN, secrets.token_bytes(32))
     witness = SigningKey("witness.example/w", secrets.token_bytes(32))
     notes: list[str] = []

@@ -44,6 +44,13 @@ def postgres_url(postgres_server: URL) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def postgres_store(postgres_server: URL) -> Iterator[str]:
+    """The same for what is made once a test process, and then copied."""
+    with database(postgres_server, template(postgres_server)) as url:
+        yield url
+
+
 @pytest.fixture
 def empty_database_url(postgres_server: URL) -> Iterator[str]:
     """A database with nothing in it."""

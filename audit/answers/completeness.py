@@ -57,9 +57,12 @@ def completeness(store: AuditStore, since: datetime) -> Completeness:
 
 def statements(store: AuditStore, since: datetime) -> tuple[Statement, ...]:
     """Of each flow run that ended since `since` and that none other started, what was stated last."""
+    from_ = timestamp(since)
     with store.reading() as connection:
-        said = {run: event for event in store_of.statements(connection) for run in event.payload["flow_runs"][:1]}
-        ended = store_of.ended_outermost(connection, timestamp(since))
+        said = {
+            run: event for event in store_of.statements(connection, from_) for run in event.payload["flow_runs"][:1]
+        }
+        ended = store_of.ended_outermost(connection, from_)
         missed = [id for run in ended if run["id"] in said for id in said[run["id"]].payload.get("missing_ids", [])]
         found = store_of.standing(connection, "task_run", missed)
     return tuple(

@@ -175,7 +175,8 @@ def _statement(one: "Statement") -> "list[str | Text]":
 
 def _reconciled(found: "Compared") -> "Iterator[RenderableType]":
     words = [f"{count:,} {type}" for type, count in sorted(found.appended.items())]
-    yield output.facts(("appended", ", ".join(words) or "nothing: both sides say the same"))
+    nothing = "nothing" if found.unknown else "nothing: both sides say the same"
+    yield output.facts(("appended", ", ".join(words) or nothing))
 
 
 def _answer(found: "Compared", code: int, whole: "Completeness | None" = None) -> "Iterator[RenderableType]":
@@ -200,7 +201,7 @@ def _remarks(found: "Compared", whole: "Completeness | None") -> Iterator[tuple[
         for id in one.still_missing[:LISTED]:
             yield "missing", f"task run {id} of flow run {one.flow_run['id']}: its process saw it begin"
     for task, count in found.not_instrumented.most_common(LISTED):
-        yield "no record", f"{many(count, 'task run')} of {task}, in flows that nobody asked to be recorded"
+        yield "no record", f"{many(count, 'task run')} of {task}, which nobody asked to have recorded"
     if found.nested:
         yield "nested", f"{many(found.nested, 'task run')} of Prefect's only stand for a nested flow run: not counted"
     if found.not_in_prefect:

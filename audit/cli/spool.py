@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 NAMED = 20  # refused events in a table
 MEND = (
-    "Keep the file, for it may hold events. `sqlite3 FILE .recover | sqlite3 mended.db` saves what can be read; put that "
+    "Keep the file: it may hold events. `sqlite3 FILE .recover | sqlite3 mended.db` saves what can be read; put that "
     "in its place while no run goes on, then `audit spool flush`. What is not ours belongs elsewhere."
 )
 

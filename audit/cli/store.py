@@ -128,6 +128,8 @@ class Status:
     lost: int
     awaiting_approval: int  # models
     alert_target_set: bool
+    retention_due: bool  # payloads are kept longer than a spec says
+    holds: int  # in force
     artifacts: str
     artifact_files: int | None  # None: the root is not on this machine
     artifact_bytes: int | None
@@ -149,6 +151,7 @@ def status_of(where: Settings) -> Status:
     last = _last_run(store)
     log = sealing(store)
     due, _ = not_sealed(store, whole=True)
+    overdue, holds = _kept_too_long(store)
     root, files, size = _artifacts(where.artifacts_url)
     return Status(
         store=store.name,
@@ -180,6 +183,8 @@ def status_of(where: Settings) -> Status:
         lost=read.lost(store),
         awaiting_approval=len(read.awaiting_approval(store)),
         alert_target_set=where.alert_url is not None or bool(where.alert_urls),
+        retention_due=overdue,
+        holds=holds,
         artifacts=root,
         artifact_files=files,
         artifact_bytes=size,
@@ -193,6 +198,16 @@ def _last_run(store: "AuditStore") -> LastRun | None:
     newest = next(read.events(store, types=("flow_run.running",), limit=1), None)
     recorded = newest.payload.get("recording") if newest else None
     return LastRun(newest.time, **recorded) if newest and recorded else None
+
+
+def _kept_too_long(store: "AuditStore") -> tuple[bool, int]:
+    """Whether some payload's time is up, and how many holds are in force."""
+    from datetime import UTC, datetime
+
+    from audit.retention import holds_in_force, is_due
+
+    with store.reading() as connection:
+        return is_due(connection, datetime.now(UTC)), len(holds_in_force(connection))
 
 
 def _tree_problem(where: Settings) -> str | None:
@@ -301,6 +316,7 @@ def _for_people(found: Status) -> "Table":
         ("spool", _bad(found.waiting_in_spool, "events wait; the next run or `audit init` brings them home", "yellow")),
         ("lost", _bad(found.lost, "events are not on record: store and spool had both failed", "bold red")),
         ("approval", _waits(found.awaiting_approval)),
+        ("retention", _kept_for(found)),
         ("alerts", "a target is set" if found.alert_target_set else "no target: set AUDIT_ALERT_URL to be told"),
         ("artifacts", found.artifacts + size),
     )
@@ -371,12 +387,12 @@ def _seen(found: Status) -> "Text":
 
 
 def _plugin(found: Status) -> "Text":
-    """`on, by the environment · newest flow run without it`"""
+    """`on, by the environment; not in notebooks · newest flow run with it`"""
     last = f" · newest flow run {'with' if found.last_run.plugin else 'without'} it" if found.last_run else ""
     if found.plugin.problem:
         return output.styled(f"records nothing: {found.plugin.problem}{last}", "bold red")
     if found.plugin.enabled:
-        return output.styled(f"on, by {found.plugin.by}{last}")
+        return output.styled(f"on, by {found.plugin.by}; not in notebooks{last}")
     return output.styled(f"off: what does not use audit's flow and task is not recorded{last}")
 
 
@@ -390,6 +406,13 @@ def _waits(models: int) -> "Text":
     return output.styled(
         f"{models} {'model awaits' if models == 1 else 'models await'} approval: audit models", "yellow"
     )
+
+
+def _kept_for(found: Status) -> "Text":
+    holds = f"{found.holds} {'hold is' if found.holds == 1 else 'holds are'} in force" if found.holds else ""
+    if found.retention_due:
+        return output.styled("; ".join(filter(None, ["some is due: audit retention run", holds])), "yellow")
+    return output.styled(holds or "nothing is due")
 
 
 def _megabytes(size: int) -> str:

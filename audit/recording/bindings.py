@@ -20,7 +20,7 @@ from uuid import UUID
 import prefect
 from prefect import Flow, Task, flow_engine, flow_runs, futures, task_engine
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import PrefectSignal
 
@@ -212,13 +212,6 @@ def record_waiting_flow(flow_run_id: UUID, state: State[Any]) -> None:
     if not is_bound(around.flow):
         return
     hooks.record_flow_state(around.flow, around.flow_run, state, ENGINE, resumed=state.is_running())
-
-
-def record_left_flow(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
-    """A flow run that was suspended leaves its process, whoever did it."""
-    hooks.record_flow_state(flow, flow_run, state, ENGINE)
-    runs.forget_flow_run(flow_run)
-    done(completeness.flow_ended, flow_run)
 
 
 def count_task_run(task_run: TaskRun) -> None:
@@ -418,7 +411,7 @@ def _leaving(original: Body) -> Body:
     def capture(engine: Any, state: State[Any]) -> None:
         original(engine, state)
         if state.is_paused() and is_bound(engine.flow):  # what comes after is not known, so not off the loop
-            warn_if_lost(record_left_flow, engine.flow, engine.flow_run, state)
+            hooks.record_flow_left(engine.flow, engine.flow_run, state)
 
     return capture
 

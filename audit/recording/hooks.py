@@ -72,6 +72,17 @@ def record_flow_end(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None
         done(record_cancelled_task_runs, flow_run)
     if elsewhere and state.is_crashed():  # likewise, when it saw the process gone
         done(record_abandoned_task_runs, flow_run)
+    _leave(flow_run)
+
+
+def record_flow_left(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
+    """A flow run that was suspended leaves its process; whoever did it, no hook is called."""
+    warn_if_lost(record_flow_state, flow, flow_run, state, ENGINE)
+    _leave(flow_run)
+
+
+def _leave(flow_run: FlowRun) -> None:
+    """What is due when a flow run is over for this process."""
     runs.forget_flow_run(flow_run)
     done(completeness.flow_ended, flow_run)
     if flow_run.parent_task_run_id is None:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
@@ -54,7 +55,7 @@ class Compared:
     where: str = ""
     task_runs: Counter[str] = field(default_factory=Counter)  # how they stand: observed, reconciled, abandoned, …
     flow_runs: Counter[str] = field(default_factory=Counter)
-    not_instrumented: Counter[str] = field(default_factory=Counter)  # by task: of flow runs that nobody records
+    not_instrumented: Counter[str] = field(default_factory=Counter)  # by task: nobody asked that they be recorded
     missing: list[Missing] = field(default_factory=list)  # some of them
     nested: int = 0
     not_in_prefect: int = 0
@@ -153,11 +154,16 @@ class _Comparison:
     api: Api = field(init=False)
     seen: set[bytes] = field(default_factory=set)  # ids of the window's runs in Prefect, 16 bytes each
     flows: dict[UUID, str] = field(default_factory=dict)  # names, by id
+    recorded: dict[str, bool] = field(default_factory=dict)  # flow run not on record: whether its flow is otherwise
+    stated: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # by flow run: what its process counted
 
     def run(self, api: Api) -> None:
         """Raises PrefectUnreachable, StoreUnavailable."""
         self.api = api
         since = datetime.fromisoformat(self.found.since)
+        with self.store.reading() as connection:
+            said = store_of.statements(connection, self.found.since)
+        self.stated = {id: event.payload for event in said for id in event.payload.get("flow_runs", [])}
         for flow_runs in api.flow_runs(since, self.until):
             self._page("flow_run", flow_runs)
         for task_runs in api.task_runs(since, self.until):
@@ -175,24 +181,47 @@ class _Comparison:
         if self.record and due:
             self._append(kind, due)
             stands |= self._stands(kind, due)
-        known = self._known_flow_runs(runs) if kind == "task_run" else set()
         counts = self.found.task_runs if kind == "task_run" else self.found.flow_runs
         for run in runs:
-            how = self._how(run, stands.get(str(run.id)), known)
+            how = self._how(run, stands.get(str(run.id)))
             counts[how] += 1
-            if how == "not_instrumented":
+            if how == "not_instrumented" and kind == "task_run":
                 self.found.not_instrumented[_task_name(run)] += 1
             elif how == "missing" and len(self.found.missing) < MOST_NAMED:
                 self.found.missing.append(_missing(kind, run))
 
-    def _how(self, run: Run, stands: Stands | None, known: set[str]) -> str:
+    def _how(self, run: Run, stands: Stands | None) -> str:
         if stands is not None:
             return "observed" if stands.observed else "abandoned" if stands.state == "abandoned" else "reconciled"
         if not self._is_settled(run):
             return "too_recent"
-        if not isinstance(run, FlowRun) and run.flow_run_id and str(run.flow_run_id) not in known:
-            return "not_instrumented"
-        return "missing"
+        return "not_instrumented" if self._nobody_asked(run) else "missing"
+
+    def _nobody_asked(self, run: Run) -> bool:
+        """Whether it is known that nobody asked to have a run recorded that is not: its process said so, or the record
+        has no run of its flow at all."""
+        if isinstance(run, FlowRun):
+            return not self._is_recorded_flow(run)
+        if run.flow_run_id is None:
+            return False
+        around = str(run.flow_run_id)
+        if said := self.stated.get(around):
+            missed = said.get("missing", 0) > len(said.get("missing_ids", [])) or str(run.id) in said["missing_ids"]
+            return bool(said.get("not_instrumented")) and not missed
+        if around not in self.recorded:
+            with self.store.reading() as connection:
+                known = around in store_of.standing(connection, "flow_run", [around])
+            flow_run = None if known else self.api.flow_runs_by_id([around]).get(around)
+            self.recorded[around] = flow_run is None or self._is_recorded_flow(flow_run)
+        return not self.recorded[around]
+
+    def _is_recorded_flow(self, flow_run: FlowRun) -> bool:
+        id = str(flow_run.id)
+        if id not in self.recorded:
+            name = redact.text(self._flow_name(flow_run) or "")
+            with self.store.reading() as connection:
+                self.recorded[id] = store_of.knows_flow(connection, name)
+        return self.recorded[id]
 
     def _is_due(self, run: Run, stands: Stands | None) -> bool:
         """Whether only Prefect knows the run or its end. An end that it knows is more than that we gave the run up."""
@@ -227,12 +256,6 @@ class _Comparison:
     def _stands(self, kind: Kind, runs: Iterable[Run]) -> dict[str, Stands]:
         with self.store.reading() as connection:
             return store_of.standing(connection, kind, [str(run.id) for run in runs])
-
-    def _known_flow_runs(self, runs: Iterable[Run]) -> set[str]:
-        """Flow runs around these task runs that were recorded while they ran."""
-        around = {str(run.flow_run_id) for run in runs if not isinstance(run, FlowRun) and run.flow_run_id}
-        with self.store.reading() as connection:
-            return {id for id, stands in store_of.standing(connection, "flow_run", around).items() if stands.observed}
 
     def _not_in_prefect(self) -> None:
         """Task runs of the window that are on record and not, or no more, in Prefect; it has them a moment earlier."""

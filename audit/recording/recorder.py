@@ -9,7 +9,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -240,11 +239,11 @@ class Recorder:
         if self._store_rests():
             self._spool(events, self.because)
             return
-        started = time.monotonic()
+        started, first = time.monotonic(), not self.began
         try:
-            if not self.began:
+            if first:
                 self._begin()
-            if self.spooled or self.untold:
+            elif self.spooled or self.untold:
                 self.replay()
             append_to_store(open_store(self.where), events)
         except StoreRefused:
@@ -252,6 +251,9 @@ class Recorder:
         except StoreUnavailable as gone:
             self._let_rest(gone, started)
             self._spool(events, gone.what)
+        else:
+            if first:
+                self._give_up_runs()
 
     def bring_home(self) -> None:
         """Replay the spool, and put on record what was replayed and what was lost. A failure only waits."""
@@ -259,7 +261,7 @@ class Recorder:
             return
         started = time.monotonic()
         try:
-            self.replay()
+            self.replay(refused_too=True)
         except StoreUnavailable as gone:
             self._let_rest(gone, started)
             log.warning("The audit spool waits. %s", gone)
@@ -309,8 +311,7 @@ class Recorder:
             log.error("%d EVENTS ARE NOT ON RECORD. %s tells the next process of them.", self.dropped, self.losses.path)
 
     def _begin(self) -> None:
-        """A new store gets its key and origin, where it is a file; what an earlier process spooled comes home, and
-        its runs, where it is gone, are given up."""
+        """A new store gets its key and origin, where it is a file; what an earlier process spooled comes home."""
         with self.lock:
             if self.began:
                 return
@@ -320,11 +321,18 @@ class Recorder:
                 except KeyUnavailable as lost:
                     log.warning("%s", lost)
             self.untold = self.losses.prepare() > 0 or self.untold
-            self.replay()
+            self.replay(refused_too=True)
             self.began = True
-        with suppress(NotPermitted):  # who may only write cannot look
+
+    def _give_up_runs(self) -> None:
+        """Of processes of this host that are gone. After this one's first event, which may say better how one ended."""
+        try:
             for event in abandoned.abandon_gone(open_store(self.where), datetime.now(UTC) - abandoned.AT_START):
                 tell(event)
+        except NotPermitted:
+            pass  # who may only write cannot look
+        except StoreUnavailable as gone:
+            log.warning("Whether runs of this host were cut off is not known. %s", gone)
 
     def _say_what_stays(self, replayed: spool.Replayed) -> None:
         for event, reason in replayed.refused:

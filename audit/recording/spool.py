@@ -9,7 +9,7 @@ behind it go home.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -44,7 +44,7 @@ _TABLES = (
 )
 _COLUMNS = ", ".join(f"p.{f.name}" if f.name in _OF_PAYLOAD else f"e.{f.name}" for f in fields(Event))
 _OLDEST = f"""SELECT {_COLUMNS} FROM event e LEFT JOIN payload p ON p.event_seq = e.seq
-  WHERE e.id NOT IN (SELECT id FROM refused) ORDER BY e.seq LIMIT :most"""
+  WHERE e.id NOT IN (SELECT value FROM json_each(:kept)) ORDER BY e.seq LIMIT :most"""
 _WHY = """SELECT json_extract(p.body, '$.reason') FROM event e JOIN payload p ON p.event_seq = e.seq
   WHERE e.type = 'store.spooled' ORDER BY e.seq DESC LIMIT 1"""
 _REFUSED = "SELECT r.id, e.type, r.reason, r.at FROM refused r JOIN event e ON e.id = r.id ORDER BY e.seq"
@@ -201,10 +201,8 @@ def _demand_ours(path: Path, tables: set[str]) -> None:
 
 
 def _empty(waiting: AuditStore, store: AuditStore, replayed: Replayed, *, refused_too: bool) -> None:
-    if refused_too:
-        with waiting.writing() as connection:
-            connection.execute(text("DELETE FROM refused"))
-    while batch := _oldest(waiting):
+    kept = set() if refused_too else _refused_before(waiting)
+    while batch := _oldest(waiting, kept):
         turned_away: list[tuple[Event, str]] = []
         try:
             replayed.moved += _offer(store, batch, turned_away)
@@ -212,9 +210,14 @@ def _empty(waiting: AuditStore, store: AuditStore, replayed: Replayed, *, refuse
             raise _StoreFailed(gone) from gone
         for event, reason in turned_away:
             _mark(waiting, event, reason)
-        kept = {event.id for event, _ in turned_away}
+            kept.add(event.id)
         _forget(waiting, [event for event in batch if event.id not in kept])
         replayed.refused += turned_away
+
+
+def _refused_before(waiting: AuditStore) -> set[str]:
+    with waiting.reading() as connection:
+        return set(connection.execute(text("SELECT id FROM refused")).scalars())
 
 
 def _offer(store: AuditStore, events: Sequence[Event], turned_away: list[tuple[Event, str]]) -> int:
@@ -229,9 +232,9 @@ def _offer(store: AuditStore, events: Sequence[Event], turned_away: list[tuple[E
     return _offer(store, events[:half], turned_away) + _offer(store, events[half:], turned_away)
 
 
-def _oldest(waiting: AuditStore) -> list[Event]:
+def _oldest(waiting: AuditStore, kept: Collection[str]) -> list[Event]:
     with waiting.reading() as connection:
-        rows = connection.execute(text(_OLDEST), {"most": BATCH}).all()
+        rows = connection.execute(text(_OLDEST), {"most": BATCH, "kept": orjson.dumps(list(kept)).decode()}).all()
     return [Event(**row._mapping) for row in rows]
 
 
@@ -250,6 +253,7 @@ def _forget(waiting: AuditStore, moved: Sequence[Event]) -> None:
     with waiting.writing() as connection:
         connection.exec_driver_sql("PRAGMA secure_delete = ON")
         connection.execute(text(f"DELETE FROM payload WHERE event_seq IN ({these})"), ids)
+        connection.execute(text("DELETE FROM refused WHERE id IN (SELECT value FROM json_each(:ids))"), ids)
         connection.execute(text(f"DELETE FROM event WHERE seq IN ({these})"), ids)
     with waiting.naming(), waiting.engine.connect() as connection:  # outside of any transaction
         connection.connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # else the log has it yet

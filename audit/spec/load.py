@@ -391,6 +391,7 @@ def _contradictions(spec: Spec) -> Iterator[Finding]:
     yield from leaks(spec)
     yield from _protected_seen(spec)
     yield from _below_the_law(spec)
+    yield from _forgotten_findings(spec)
 
 
 def _double_names(spec: Spec) -> Iterator[Finding]:
@@ -820,3 +821,12 @@ def _below_the_law(spec: Spec) -> Iterator[Finding]:
             if (months_kept(kept) or FOR_EVER) < least:
                 most = "for ever" if least == FOR_EVER else f"for {least} months at least"
                 yield Finding(("retention", key), f"{key}: {kept} is too short. Keep them {most}, by {clause}.")
+
+
+def _forgotten_findings(spec: Spec) -> Iterator[Finding]:
+    """Decisions that would be kept when it is not known any more that somebody looked at them: they would be looked at
+    once more."""
+    asked = spec.retention
+    if (months_kept(asked.findings) or FOR_EVER) < (months_kept(asked.decisions) or FOR_EVER):
+        what = f"findings: {asked.findings} is shorter than decisions: {asked.decisions}, which they are about."
+        yield Finding(("retention", "findings"), f"{what} Keep them as long.")

@@ -247,7 +247,7 @@ class Retention(Part):
 
     decisions: Kept = "forever"  # of batches of decisions: `predictions.*`, `decision.*`
     runs: Kept = "forever"  # of flow and task runs: their parameters, inputs, outputs and errors
-    findings: Kept = "forever"  # `drift.*`, `performance.*`, `anomaly.*`, `alert.*`
+    findings: Kept = "forever"  # `drift.*`, `performance.*`, `anomaly.*`, `alert.*`; at least as long as decisions
     # `dataset.*`, `model.*`, `retraining.*`, `privacy.masked`; what a model in use rests on stays in any case.
     lineage: Kept = "forever"
     # Laws that this use case is under, none of whose times may be undercut: `eu-ai-act` has logs of high-risk systems

@@ -6,6 +6,7 @@ connection, each commit for all who wait; what was appended is on disk when `app
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from functools import partial
 from operator import attrgetter
@@ -30,9 +31,10 @@ _TYPES = {"schema_version": "bigint", "salt": "bytea"}
 
 _EVENT = f"INSERT INTO event ({_NAMES}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT (id) DO NOTHING"
 _PAYLOAD = "INSERT INTO payload (event_seq, salt, body) VALUES (?, ?, ?)"
-# One statement, so that a single append is one exchange with the server.
+# One statement, so that a single append is one exchange with the server; %b, for in text each quote of an envelope is
+# escaped, which takes the server longer than all the rest.
 _BATCH = f"""WITH given AS (
-    SELECT * FROM unnest({", ".join(f"%s::{_TYPES.get(name, 'text')}[]" for name in (*_COLUMNS, "salt", "body"))})
+    SELECT * FROM unnest({", ".join(f"%b::{_TYPES.get(name, 'text')}[]" for name in (*_COLUMNS, "salt", "body"))})
       WITH ORDINALITY AS given ({_NAMES}, salt, body, nth)),
   added AS (INSERT INTO event ({_NAMES}) SELECT {_NAMES} FROM given ORDER BY nth
     ON CONFLICT (id) DO NOTHING RETURNING seq, id),
@@ -48,7 +50,7 @@ def append(store: AuditStore, events: Sequence[Event]) -> int:
 
     Raises StoreUnavailable, in which case none of them is in; StoreRefused if it is one of them that it does not take.
     """
-    return store.line.put(events, partial(_serve, store))
+    return store.line.put(events, partial(_serve, store)) if events else 0
 
 
 def append_decided(store: AuditStore, decide: Callable[[Connection], Sequence[Event]]) -> Sequence[Event]:
@@ -58,8 +60,8 @@ def append_decided(store: AuditStore, decide: Callable[[Connection], Sequence[Ev
     Raises StoreUnavailable.
     """
     with store.deciding() as connection:
-        events = decide(connection)
-        _insert(connection.dialect.name)(connection.connection.cursor(), events)
+        if events := decide(connection):
+            _insert(connection.dialect.name)(connection.connection.cursor(), events)
     return events
 
 
@@ -133,6 +135,9 @@ def _pen(store: AuditStore) -> _Pen:
 def _put_down(store: AuditStore) -> None:
     kept, store.line.connection = store.line.connection, None
     if kept:
+        with suppress(store.engine.dialect.loaded_dbapi.Error):  # what failed may fail at this too
+            kept.connection.rollback()  # SQLite would keep the file locked for as long as a cursor lives
+            kept.cursor.close()
         kept.connection.close()
 
 

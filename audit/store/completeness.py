@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from audit.errors import InconsistentTree
 from audit.store.ddl import ENDED
-from audit.store.read import Recorded, bound, recorded_of_types
+from audit.store.read import EVENT_COLUMNS, Recorded, bound, recorded
 
 Kind = Literal["flow_run", "task_run"]
 STATED = "completeness.stated"
@@ -140,16 +140,41 @@ def recorded_by(connection: Connection, kind: Kind, ids: Collection[str], source
     return found
 
 
-def statements(connection: Connection) -> list[Recorded]:
-    """Every statement of completeness, the oldest first."""
-    return recorded_of_types(connection, (STATED,))
+def statements(connection: Connection, since: str) -> list[Recorded]:
+    """Every statement of completeness since `since`, the oldest first."""
+    rows = connection.execute(
+        text(
+            f"""SELECT {EVENT_COLUMNS}, p.body FROM event e LEFT JOIN payload p ON p.event_seq = e.seq
+                 WHERE e.type = '{STATED}' AND e.time >= :since ORDER BY e.time, e.seq"""
+        ),
+        {"since": since},
+    )
+    return [recorded(row) for row in rows]
 
 
 def counted_until(connection: Connection) -> str | None:
     """The end of the last window that was counted by Prefect's server."""
-    return max(
-        (s.payload["until"] for s in statements(connection) if s.payload.get("counted_by") == "server"), default=None
+    body = connection.execute(
+        text(
+            f"""SELECT p.body FROM event e JOIN payload p ON p.event_seq = e.seq
+                 WHERE e.type = '{STATED}' AND e.subject = 'store' AND json_extract(p.body, '$.counted') IS NOT NULL
+                 ORDER BY e.time DESC LIMIT 1"""
+        )
+    ).scalar()
+    until: str | None = _payload(body).get("until")
+    return until
+
+
+def knows_flow(connection: Connection, name: str) -> bool:
+    """Whether a run of the flow `name` was ever recorded while it ran."""
+    found = connection.execute(
+        text(
+            """SELECT 1 FROM event e JOIN payload p ON p.event_seq = e.seq
+                WHERE e.type = 'flow_run.running' AND json_extract(p.body, '$.of') = :name LIMIT 1"""
+        ),
+        {"name": name},
     )
+    return found.scalar() is not None
 
 
 def ended_outermost(connection: Connection, since: str) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ ROLE_HINT = "Log in with another role, or have it granted: see docs/postgres.md.
 class AuditStore:
     """An open store. Appends and queries take it; it holds no more than its engine."""
 
-    engine: Engine
+    engine: Engine = field(repr=False)  # whose address may hold a password
     path: Path | None  # the file; None on PostgreSQL
     line: Line = field(default_factory=Line, repr=False, compare=False)  # of this process's threads that append
 
@@ -267,7 +267,8 @@ def _version(engine: Engine) -> str | None:
             return None
         if not {"alembic_version", "event"} <= tables:
             raise StoreUnavailable(f"{name} is a database of another application.", hint="Set AUDIT_HOME elsewhere.")
-        version = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+        ours = f"{SCHEMA}." if engine.dialect.name == "postgresql" else ""  # else who may not look finds nothing there
+        version = connection.execute(text(f"SELECT version_num FROM {ours}alembic_version")).scalar()
     if version is not None and version > HEAD:
         raise StoreUnavailable(f"{name} was made by a newer release (schema {version}).", hint="Update prefect-audit.")
     return version

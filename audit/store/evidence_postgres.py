@@ -36,14 +36,18 @@ _SETTINGS = (
     "cursor_tuple_fraction TO 1",
     "jit TO off",
     f"work_mem TO '{SORTING}'",
-    f"lock_timeout TO '{BUSY_SECONDS}s'",
     "statement_timeout TO 0",
     "idle_in_transaction_session_timeout TO 0",
 )
 
-_EVENT, _PAYLOAD, _LEAF, _WITHDRAWAL = (f"ONLY audit.{name}" for name in ("event", "payload", "leaf", "withdrawal"))
+# Behind OFFSET the planner does not know what a unique index or NOT NULL promises. It believes them: a row that is
+# there twice would be joined once, one that has no number be taken for one that has.
+_EVENT, _PAYLOAD, _LEAF, _WITHDRAWAL, _NODE, _CHECKPOINT, _ANCHOR = (
+    f"(SELECT * FROM ONLY audit.{name} OFFSET 0)"
+    for name in ("event", "payload", "leaf", "withdrawal", "node", "checkpoint", "anchor")
+)
 _UNSEALED = f"NOT EXISTS (SELECT FROM {_LEAF} l WHERE l.event_seq = e.seq AND l.idx IS NOT NULL)"
-_SIZE = f"(SELECT least(coalesce(max(idx), -1), {LARGEST - 1}) + 1 FROM {_LEAF})"
+_SIZE = f"(SELECT least(coalesce(max(idx), -1), {LARGEST - 1}) + 1 FROM {_LEAF} l)"
 _AFTER_LEAVES = f"least({_SIZE}::numeric + row_number() OVER (ORDER BY e.seq), {LARGEST})::bigint"
 _OF_LEAF = f"least(l.idx, {LARGEST - 1}) + 1"
 # seq and place of every event; of one that two leaves claim, both.
@@ -76,7 +80,7 @@ def snapshot_of_database(url: URL, name: str) -> Iterator["PostgresSnapshot"]:
         with connection:
             connection.isolation_level = IsolationLevel.REPEATABLE_READ
             connection.read_only = True
-            for setting in _SETTINGS:
+            for setting in (*_SETTINGS, f"lock_timeout TO '{BUSY_SECONDS}s'"):
                 connection.execute(f"SET LOCAL {setting}")
             found = PostgresSnapshot(connection)
             _demand_ours(found, name)
@@ -136,28 +140,30 @@ class PostgresSnapshot:
                 "belongs to no event",
             ),
             (
-                f"SELECT seq FROM {_EVENT} WHERE seq < 1 OR seq IS NULL",
+                f"SELECT seq FROM {_EVENT} e WHERE seq < 1 OR seq IS NULL",
                 "event at seq {}",
                 "stands where it does not belong",
             ),
-            (f"SELECT event_seq FROM {_LEAF} WHERE idx IS NULL", "leaf of event_seq {}", "has no index"),
+            (f"SELECT seq FROM {_EVENT} e GROUP BY seq HAVING count(*) > 1", "event at seq {}", "is there twice"),
+            (f"SELECT id FROM {_EVENT} e GROUP BY id HAVING count(*) > 1", "event {}", "is there twice"),
+            (f"SELECT event_seq FROM {_LEAF} l WHERE idx IS NULL", "leaf of event_seq {}", "has no index"),
             (
-                f"""SELECT max(idx), min(idx) FROM {_LEAF} WHERE event_seq IS NOT NULL
+                f"""SELECT max(idx), min(idx) FROM {_LEAF} l WHERE event_seq IS NOT NULL
                      GROUP BY event_seq HAVING count(*) > 1""",
                 "leaf {}",
                 "is of the same event as leaf {}",
             ),
             (  # sealing gives leaves in the order of seq; only between two sealings may a commit come late
                 f"""SELECT idx, event_seq, before FROM
-                      (SELECT idx, event_seq, lag(event_seq) OVER (ORDER BY idx) AS before FROM {_LEAF}) l
+                      (SELECT idx, event_seq, lag(event_seq) OVER (ORDER BY idx) AS before FROM {_LEAF} l) l
                      WHERE event_seq <= before AND NOT EXISTS
-                       (SELECT FROM ONLY audit.checkpoint c WHERE c.size = l.idx) ORDER BY idx""",
+                       (SELECT FROM {_CHECKPOINT} c WHERE c.size = l.idx) ORDER BY idx""",
                 "leaf {}",
                 "its event has seq {}, the one before has {}: numbers were changed",
             ),
         )
         for query, about, what in queries:
-            for first, *others in self._rows(query):
+            for first, *others in (map(_readable, row) for row in self._rows(query)):
                 yield about.format(first), what.format(*others)
 
     def tree_size(self) -> int:
@@ -203,23 +209,21 @@ class PostgresSnapshot:
         )
 
     def nodes(self) -> Rows:
-        return self._rows("SELECT level, idx, hash, hash IS NOT NULL FROM ONLY audit.node")
+        return self._rows(f"SELECT level, idx, hash, hash IS NOT NULL FROM {_NODE} n")
 
     def checkpoints(self) -> Rows:
-        return self._rows(
-            "SELECT coalesce(size, -1), note, note IS NOT NULL FROM ONLY audit.checkpoint ORDER BY 1",
-        )
+        return self._rows(f"SELECT coalesce(size, -1), note, note IS NOT NULL FROM {_CHECKPOINT} c ORDER BY 1")
 
     def anchors(self) -> Rows:
         return self._rows(
             f"""SELECT place, size, kind, evidence, size IS NOT NULL AND kind IS NOT NULL AND evidence IS NOT NULL,
                        event_seq
-                  FROM ONLY audit.anchor LEFT JOIN {_PLACES} places ON seq = event_seq ORDER BY event_seq"""
+                  FROM {_ANCHOR} a LEFT JOIN {_PLACES} places ON seq = event_seq ORDER BY event_seq"""
         )
 
     def withdrawn(self, after: int) -> Rows:
         return self._rows(
-            f"""SELECT place FROM {_WITHDRAWAL} JOIN {_PLACES} places ON seq = event_seq WHERE place > {after}
+            f"""SELECT place FROM {_WITHDRAWAL} w JOIN {_PLACES} places ON seq = event_seq WHERE place > {after}
                  ORDER BY place"""
         )
 
@@ -236,7 +240,7 @@ class PostgresSnapshot:
     def permits(self, types: Sequence[str]) -> Rows:
         return self._rows(
             f"""{self._events_with_payload()}
-                 WHERE e.type = ANY(%s) OR e.seq IN (SELECT by_event_seq FROM {_WITHDRAWAL}) ORDER BY place""",
+                 WHERE e.type = ANY(%s) OR e.seq IN (SELECT by_event_seq FROM {_WITHDRAWAL} w) ORDER BY place""",
             list(types),
         )
 

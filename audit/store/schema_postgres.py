@@ -140,8 +140,11 @@ def oddities(read: Read) -> list[Odd]:
     views = {name: query for name, _, query in _views_made()}
     there = {name: options or "" for name, options in read(_VIEWS)}
     functions = {name: (" ".join(said.split()), body) for name, said, body in read(_FUNCTIONS)}
+    tables = [*_compared("table", {name: list(made) for name, made in TABLES.items()}, dict(read(_TABLES)))]
+    if tables:  # of which a view shows what it shows
+        views = {}
     return [
-        *_compared("table", {name: list(made) for name, made in TABLES.items()}, dict(read(_TABLES))),
+        *tables,
         *_compared("index", INDEXES, dict(read(_INDEXES))),
         *_compared("function", dict(_functions_made()), functions),
         *_compared("view", {name: options for name, options, _ in _views_made()}, there),

@@ -33,7 +33,7 @@ class EventRow(SQLModel, table=True):
     task_run_id: str | None = Field(default=None, sa_column=Column(_TEXT))
     deployment: str | None = Field(default=None, sa_column=Column(_TEXT))
     trace_id: str | None = Field(default=None, sa_column=Column(_TEXT))
-    schema_version: int = Field(sa_column=Column(_NUMBER, nullable=False))
+    schema_version: int = Field(sa_column=Column(Integer, nullable=False))
     recorded_at: str = Field(sa_column=Column(_TEXT, nullable=False))
     payload_hash: str = Field(sa_column=Column(_TEXT, nullable=False))
     envelope: str = Field(sa_column=Column(_TEXT, nullable=False))

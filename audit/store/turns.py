@@ -84,6 +84,10 @@ class Line:
         assert mine.added is not None
         return mine.added
 
+    def __len__(self) -> int:
+        """How many wait for who leads."""
+        return len(self._waiting)
+
     def _form(self) -> None:
         if self.connection is not None:
             _of_the_parent.append(self.connection)

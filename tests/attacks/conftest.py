@@ -5,19 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from sqlalchemy import URL
 
 from tests.anchoring import openssl_is_here, timestamp_authority, witnessing
 from tests.attacks.superuser import dropped
 from tests.attacks.victim import COPIES, Victim, build
-from tests.postgres import database, postgres_server, template  # noqa: F401
-
-
-@pytest.fixture(scope="session")
-def postgres_store(postgres_server: URL) -> Iterator[str]:  # noqa: F811
-    """The address of an empty store for the log that is made once."""
-    with database(postgres_server, template(postgres_server)) as url:
-        yield url
+from tests.postgres import postgres_server, postgres_store  # noqa: F401
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])

@@ -38,7 +38,7 @@ class Hands:
 @contextmanager
 def superuser(url: str) -> Iterator[Hands]:
     """The database without triggers, NOT NULL, identity and foreign keys; afterwards the schema reads as it did."""
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=True, client_encoding="UTF8") as connection:
         for setting in ("session_replication_role TO replica", "search_path TO audit", "synchronous_commit TO off"):
             connection.execute(f"SET {setting}")
         with _unbound(connection), connection.transaction():

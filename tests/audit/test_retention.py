@@ -2,6 +2,7 @@
 # ruff: noqa: F811  # fixtures are arguments that are called as what was imported
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from audit.answers import bundle
 from audit.answers.keeping import class_of, time_is_up
 from audit.answers.verdict import Verdict
 from audit.answers.verify import verify
-from audit.errors import InconsistentTree, KeyUnavailable, NotFound, UserError
+from audit.errors import InconsistentTree, KeyUnavailable, NotFound, NotPermitted, UserError
 from audit.ledger.keys import FILE
 from audit.recording import recorder
 from audit.retention import Scope, hold, release
@@ -28,7 +29,7 @@ from audit.store.engine import AuditStore, close_stores, store_path
 from tests import aging
 from tests.aging import KEPT, MARKER, SPEC, event, months, policy, retired, scoring, training
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
-from tests.stores import home, in_a_file  # noqa: F401
+from tests.stores import as_superuser, home, in_a_file, on_a_server  # noqa: F401
 
 NOW = datetime.now(UTC) - timedelta(hours=2)
 JANUARY, FEBRUARY, MARCH = (scoring(begins, nth) for nth, begins in enumerate(months(2024, 1, 2, 3), 1))
@@ -148,6 +149,18 @@ def test_what_a_model_in_use_rests_on_stays(home: Path) -> None:
     assert not payloads(store, *(e.id for e in old))
     assert [(one.version, one.champion) for one in read.models(store)] == [(2, True)]
     held(store)
+
+
+def test_the_steps_of_a_model_go_together_or_not_at_all(home: Path) -> None:
+    """It was replaced only now: how it was let in stays until that is old as well."""
+    first, second = months(2024, 1, 2)
+    old = training(first, 1)
+    store = aging.opened([policy(first, KEPT | {"lineage": "6 months"})], old, training(second, 2), [retired(1, NOW)])
+
+    list(retention.run(settings()))
+
+    assert payloads(store, *(e.id for e in old)) == [e.id for e in old if e.subject == f"model/{SPEC}/v1"]
+    assert {one.version for one in read.models(store)} == {1, 2}
 
 
 def test_numbers_are_not_given_twice(home: Path) -> None:
@@ -305,6 +318,7 @@ def test_what_was_exported_by_who_died_is_not_exported_again(store: AuditStore) 
 @pytest.mark.parametrize("nth", range(12))
 def test_a_run_that_is_killed_is_finished_by_the_next(store: AuditStore, nth: int) -> None:
     """At any moment the record verifies, and no payload is gone that is in no bundle."""
+    recorder.flow_ended()
     process = subprocess.Popen(
         [sys.executable, "-c", "from audit import retention as r; from audit.settings import settings;"
          "print('begun', flush=True); list(r.run(settings()))"],
@@ -325,6 +339,29 @@ def test_a_run_that_is_killed_is_finished_by_the_next(store: AuditStore, nth: in
     list(retention.run(settings()))
     assert not payloads(store, *every)
     assert len(list(folder.glob("*.zip"))) == 9
+    held(store)
+
+
+@on_a_server
+@pytest.mark.parametrize("roles", ["audit_auditor, audit_custodian, audit_sealer", "audit_auditor, audit_sealer"])
+def test_it_takes_the_rights_of_custodian_sealer_and_auditor(
+    store: AuditStore, monkeypatch: pytest.MonkeyPatch, roles: str
+) -> None:
+    recorder.flow_ended()
+    login = f"login_{secrets.token_hex(4)}"
+    with as_superuser() as database:
+        database.execute(Path("deployments/postgres/roles.sql").read_text())  # type: ignore[arg-type]
+        database.execute(f"CREATE ROLE {login} LOGIN; GRANT {roles} TO {login}")  # type: ignore[arg-type]
+    monkeypatch.setenv("AUDIT_DATABASE_URL", str(store.engine.url.set(drivername="postgresql", username=login)))
+    settings.cache_clear()
+    close_stores()
+
+    if "custodian" in roles:
+        assert sum(one.withdrawn for one in retention.run(settings())) == 18
+    else:
+        with pytest.raises(NotPermitted):
+            list(retention.run(settings()))
+        assert payloads(store, *JANUARY.of()) == JANUARY.of()
     held(store)
 
 

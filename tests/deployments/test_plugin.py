@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ class Machine:
         }
 
     def start(self, environment: dict[str, str], *words: str) -> subprocess.Popen[bytes]:
-        with (self.folder.parent / f"{words[-1].replace('/', '-')}.log").open("ab") as log:
+        with (self.folder.parent / f"{len(self.children)}.log").open("ab") as log:
             child = subprocess.Popen(
                 [sys.executable, *words], cwd=self.folder, env=environment, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
@@ -163,8 +163,11 @@ class Machine:
         return child
 
     def prefect(self, environment: dict[str, str], *words: str) -> None:
+        self.call(environment, "-m", "prefect", "--no-prompt", *words)
+
+    def call(self, environment: dict[str, str], *words: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *words], cwd=self.folder, env=environment,
+            [sys.executable, *words], cwd=self.folder, env=environment,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PATIENCE,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
@@ -203,13 +206,15 @@ class Machine:
             new, flows = children - flows, flows | children
         return flows, found
 
-    def on_record(self, flows: set[str]) -> list[dict[str, Any]]:
-        """Events of these flow runs, oldest first, with payloads."""
+    def on_record(self, flows: Collection[str | None]) -> list[dict[str, Any]]:
+        """Events of runs in these flow runs, None for those in none; oldest first, with payloads."""
         if not (self.folder.parent / "var" / "audit.db").exists():
             return []
         store = sqlite3.connect(f"file:{self.folder.parent}/var/audit.db?mode=ro", uri=True)
         store.row_factory = sqlite3.Row
-        rows = store.execute("SELECT e.*, body FROM event e JOIN payload ON event_seq = seq ORDER BY seq")
+        rows = store.execute(
+            "SELECT e.*, body FROM event e JOIN payload ON event_seq = seq WHERE type GLOB '*_run.*' ORDER BY seq"
+        )
         return [dict(row) | {"payload": json.loads(row["body"])} for row in rows if row["flow_run_id"] in flows]
 
 
@@ -260,6 +265,17 @@ def test_a_flow_that_serves_itself_is_on_record_to_the_last_attempt(machine: Mac
     assert machine.get(f"flow_runs/{run}")["state_type"] == "COMPLETED"
     assert_on_record(machine, run)
     os.killpg(serving.pid, signal.SIGTERM)
+
+
+def test_a_task_in_the_background_is_on_record_where_it_runs_whoever_asked_for_it(machine: Machine) -> None:
+    machine.start(machine.with_plugin, "-c", "from theirs import add; add.serve()")
+    machine.call(machine.environment, "-c", "from theirs import add; add.delay(20, 3)")
+
+    def told() -> list[str]:
+        return [event["type"] for event in machine.on_record({None})]
+
+    until(lambda: "task_run.completed" in told(), PATIENCE)
+    assert told() == ["task_run.running", "task_run.completed"]
 
 
 def test_that_the_process_was_killed_is_put_on_record_by_the_worker(machine: Machine) -> None:

@@ -3,6 +3,7 @@
 import os
 import random
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ class Log:
         said = verify(self.store)
         assert said.answer == "held", f"{said.faults} {said.unknown}"
         witness.demand_on_record(self.store, witness.told(self.witnesses))
-        assert witness.lost(self.store) == 0
+        assert witness.counted(self.store, "store.dropped") == 0
 
     def size(self) -> int:
         with self.store.reading() as connection:
@@ -138,5 +139,5 @@ def api(prefect_server: None) -> str:
 def chance() -> random.Random:
     """Random points. A test that fails shows what they came from; PREFECT_AUDIT_SEED draws the same again."""
     seed = int(os.environ.get("PREFECT_AUDIT_SEED") or secrets.randbits(32))
-    print(f"PREFECT_AUDIT_SEED={seed}")
+    sys.stderr.write(f"PREFECT_AUDIT_SEED={seed}\n")
     return random.Random(seed)

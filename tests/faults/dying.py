@@ -10,6 +10,7 @@ import sqlite3
 import sys
 from typing import Any
 
+READS = ("SELECT", "SHOW", "BEGIN", "--")  # the last: what SQLite says of a trigger's own
 LASTING = {"os.rename", "os.remove", "os.link", "os.mkdir", "os.truncate", "os.chmod"}
 
 
@@ -24,12 +25,17 @@ class Steps:
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    def statement(self, text: str) -> None:
+        """Reading changes nothing: to die before it is to die before the next that does."""
+        if not text.lstrip().startswith(READS):
+            self.step()
+
 
 def die_before(nth: int) -> None:
     """Of what this process does from now on."""
     steps = Steps(nth)
     _before_statements_of_sqlite(steps)
-    _before_words_to_postgres(steps)
+    _before_statements_of_postgres(steps)
     sys.addaudithook(lambda event, given: steps.step() if _lasts(event, given) else None)
 
 
@@ -40,27 +46,26 @@ def _lasts(event: str, given: tuple[Any, ...]) -> bool:
 
 
 def _before_statements_of_sqlite(steps: Steps) -> None:
-    """COMMIT among them. Reading changes nothing: to die before it is to die before the next that does."""
     from sqlalchemy import Engine, event
-
-    def changes(statement: str) -> None:
-        if not statement.lstrip().startswith(("SELECT", "WITH", "BEGIN", "--")):  # the last: a trigger's own
-            steps.step()
 
     @event.listens_for(Engine, "connect")
     def _trace(connection: Any, _record: Any) -> None:
         if isinstance(connection, sqlite3.Connection):
-            connection.set_trace_callback(changes)
+            connection.set_trace_callback(steps.statement)
 
 
-def _before_words_to_postgres(steps: Steps) -> None:
-    """Each exchange with the server: a statement, with the BEGIN before it; a COMMIT; a COPY's parts."""
+def _before_statements_of_postgres(steps: Steps) -> None:
     import psycopg
 
-    plain = psycopg.Connection.wait
+    execute, commit = psycopg.Cursor.execute, psycopg.Connection.commit
 
-    def wait(self: Any, *given: Any, **named: Any) -> Any:
+    def counted_execute(self: Any, query: Any, *given: Any, **named: Any) -> Any:
+        steps.statement(str(query))
+        return execute(self, query, *given, **named)
+
+    def counted_commit(self: Any) -> None:
         steps.step()
-        return plain(self, *given, **named)
+        commit(self)
 
-    psycopg.Connection.wait = wait  # type: ignore[method-assign]
+    psycopg.Cursor.execute = counted_execute  # type: ignore[method-assign,assignment]
+    psycopg.Connection.commit = counted_commit  # type: ignore[method-assign]

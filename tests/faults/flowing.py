@@ -1,4 +1,4 @@
-"""Whole flows in processes of their own, against one Prefect server, and whether each task run of theirs is on record."""
+"""Whole flows in processes of their own, against one Prefect server, and what is on record of their task runs."""
 
 import secrets
 from collections import defaultdict

@@ -23,16 +23,16 @@ EVERYTHING = (
     "audit.recording.bindings", "audit.recording.plugin", "audit.recording.reconcile", "audit.store.tables",
     "tests.faults.doubling", "tests.faults.roles",
 )  # fmt: skip
-SECONDS = 300  # after which a process that hangs is ended, which then fails its test
+SECONDS = 300  # after which a process that hangs is ended, which then fails its test; 0: never
 
 
 class Mother:
     """Starts processes that do what a function of `roles` says."""
 
-    def __init__(self, said: Path) -> None:
+    def __init__(self, said: Path, seconds: int = SECONDS) -> None:
         self.said = said
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.processes"],
+            [sys.executable, "-m", "tests.faults.processes", str(seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=said.open("wb"),
@@ -120,7 +120,7 @@ def _child(asked: dict[str, Any]) -> int:
     from audit.settings import settings
     from tests.faults import roles
 
-    signal.alarm(SECONDS)
+    signal.alarm(int(sys.argv[1]))
     os.environ.clear()
     os.environ.update(asked["environ"])
     settings.cache_clear()

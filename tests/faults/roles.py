@@ -1,14 +1,16 @@
-"""What the processes of these tests do. They write what a task run writes, by the recorder, without Prefect's engine."""
+"""What the processes of these tests do: write what a task run writes, by the recorder, without Prefect's engine."""
 
 import os
 import signal
 import sqlite3
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from audit.errors import StoreUnavailable
 from audit.events.event import Event, make_event, uuid7, uuid8
 from audit.events.payloads import RunState
 from audit.recording import recorder
@@ -70,15 +72,19 @@ def write(witness: str, shares: Sequence[int] = (FOR_EVER,), retry_seconds: floa
     assert not failed
 
 
-def seal(until: str | None = None) -> None:
-    """In a loop, until a file of that name is there."""
-    for _ in count():
-        if until and Path(until).exists():
-            return
-        key = signing_key(settings())
-        assert key is not None
-        for _ in seal_all(settings(), key, tell=recorder.tell):
-            pass
+def seal(until: str | None = None, patient: bool = False) -> None:
+    """In a loop, until a file of that name is there; `patient` as `audit seal --watch` is, where the store is away."""
+    while not (until and Path(until).exists()):
+        with suppress(StoreUnavailable) if patient else nullcontext():
+            seal_the_rest()
+
+
+def seal_the_rest() -> None:
+    """All that waits now."""
+    key = signing_key(settings())
+    assert key is not None
+    for _ in seal_all(settings(), key, tell=recorder.tell):
+        pass
 
 
 def write_and_seal(witness: str) -> None:
@@ -146,10 +152,7 @@ def append_many(own: Witness, store: AuditStore | None = None) -> None:
 
 
 def seal_all_that_waits(_own: Witness) -> None:
-    key = signing_key(settings())
-    assert key is not None
-    for _ in seal_all(settings(), key, tell=recorder.tell):
-        pass
+    seal_the_rest()
 
 
 def bring_home(_own: Witness) -> None:

@@ -1,4 +1,4 @@
-"""Processes that are killed while they write and seal: the log opens, holds, and has all that anybody was told it has."""
+"""Processes that are killed while they write and seal: the log opens, holds, and lacks nothing of what was told."""
 
 import random
 import time

@@ -49,7 +49,6 @@ def test_a_process_that_dies_between_two_steps_leaves_the_log_whole(
         return log
 
     steps = killed_before_every_step(mother, deed, ready, **environ)
-    print(deed, steps)
     assert steps >= least
 
 

@@ -1,4 +1,4 @@
-"""Many processes and threads that write at once, beside sealers: all on record, once, each run's states in their order."""
+"""Many processes and threads that write at once, beside sealers: all on record, once, each run's states in order."""
 
 from pathlib import Path
 

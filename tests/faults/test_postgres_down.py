@@ -1,4 +1,4 @@
-"""PostgreSQL that crashes while many write: what was acknowledged is there, what came meanwhile follows, nothing twice."""
+"""PostgreSQL that crashes while many write: what was acknowledged is there, what came meanwhile follows, all once."""
 
 import os
 import random

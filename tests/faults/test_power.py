@@ -1,5 +1,5 @@
-"""The machine's power fails. Whatever its disk then holds of what was not synced: the log opens and has all that anybody
-was told it has."""
+"""The machine's power fails. Whatever its disk then holds of what was not synced: the log opens, and lacks nothing that
+was acknowledged."""
 
 import os
 import random

@@ -45,28 +45,32 @@ def count(folder: Path) -> int:
 LINE = 36 + 1 + 64 + 1
 
 
+def differences(store: AuditStore, told: dict[str, str]) -> tuple[int, int]:
+    """How many events that writers were told of are not there, and how many are not as they were given."""
+    missing, changed = set(told), 0
+    with store.reading() as connection:
+        for id, envelope, salt, body in connection.execute(text(GIVEN)):
+            missing.discard(id)
+            changed += id in told and told[id] != digest(envelope, salt, body)
+    return len(missing), changed
+
+
 def demand_on_record(store: AuditStore, told: dict[str, str]) -> None:
     """Fails unless all that writers were told is there, as they gave it, and each run's states once, in their order."""
-    with store.reading() as connection:
-        rows = connection.execute(
-            text(
-                """SELECT id, type, task_run_id, envelope, salt, body FROM event
-                     LEFT JOIN payload ON event_seq = seq ORDER BY seq"""
-            )
-        ).all()
-    found = {row.id: digest(row.envelope, bytes(row.salt), row.body) for row in rows}  # a payload is never missing
-    missing = {id for id in told if id not in found}
-    assert not missing, f"{len(missing)} of {len(told)} events that were acknowledged are gone, such as {min(missing)}"
-    other = {id for id, given in told.items() if found[id] != given}
-    assert not other, f"{len(other)} events are not as they were given, such as {min(other)}"
+    missing, changed = differences(store, told)
+    assert not missing, f"{missing} of {len(told)} events that were acknowledged are gone"
+    assert not changed, f"{changed} of {len(told)} events are not as they were given"
     runs = defaultdict[str, list[str]](list)
-    for row in rows:
-        if row.task_run_id:
-            runs[row.task_run_id].append(row.type)
+    with store.reading() as connection:
+        for run, type in connection.execute(text(ORDERED)):
+            runs[run].append(type)
     odd = {run: types for run, types in runs.items() if types not in COURSES}
     assert not odd, f"{len(odd)} runs are not one `running`, then one `completed`, such as {min(odd.items())}"
 
 
+GIVEN = "SELECT id, envelope, salt, body FROM event JOIN payload ON event_seq = seq"
+ORDERED = """SELECT task_run_id, type FROM event LEFT JOIN leaf ON event_seq = seq WHERE task_run_id IS NOT NULL
+  ORDER BY CASE WHEN idx IS NULL THEN 1 ELSE 0 END, idx, seq"""  # as they are sealed; then those that wait
 COURSES = [  # of a task run: still open, ended, given up by a later process because its own was gone
     ["task_run.running"],
     ["task_run.running", "task_run.completed"],
@@ -74,9 +78,9 @@ COURSES = [  # of a task run: still open, ended, given up by a later process bec
 ]
 
 
-def lost(store: AuditStore) -> int:
-    """How many events the record says it lost."""
+def counted(store: AuditStore, type: str) -> int:
+    """How many events the record's events of a type speak of."""
     query = """SELECT coalesce(sum(CAST(json_extract(body, '$.count') AS integer)), 0)
-                 FROM event JOIN payload ON event_seq = seq WHERE type = 'store.dropped'"""
+                 FROM event JOIN payload ON event_seq = seq WHERE type = :type"""
     with store.reading() as connection:
-        return int(connection.execute(text(query)).scalar_one())
+        return int(connection.execute(text(query), {"type": type}).scalar_one())

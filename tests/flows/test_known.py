@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from audit import record
-from audit.events.payloads import OutcomeFacts, ScoringFacts, Used, used
+from audit.events.payloads import ExpiryFacts, OutcomeFacts, ScoringFacts, Used, used
 from audit.events.references import Window
 from audit.recording.initialise import initialise
 from audit.spec.model import Spec
+from audit.store import read, withdrawing
+from audit.store.engine import open_store
 from flows import _known as known
 from tests.flows.conftest import SPEC
 from tests.tasks.conftest import record_decisions
@@ -41,6 +43,26 @@ def test_monitoring_without_an_end_takes_the_first_month_that_was_decided_on(hom
 
     decide("2024-04")
     assert known.next_to_monitor(ENDLESS) == Window.month(2024, 4)
+
+
+def test_a_month_whose_decisions_went_by_their_retention_is_not_decided_on_again(home: Path) -> None:
+    decide("2024-04", "2024-05", "2024-06")
+    withdraw_payload_of("2024-04")
+
+    assert known.next_to_score(ENDLESS, date(2024, 8, 1)) == Window.month(2024, 7)
+
+
+def test_a_month_that_was_left_out_is_still_decided_on(home: Path) -> None:
+    decide("2024-04", "2024-06")
+
+    assert known.next_to_score(ENDLESS, date(2024, 8, 1)) == Window.month(2024, 5)
+
+
+def withdraw_payload_of(window: str) -> None:
+    scored = next(e for e in read.events(open_store()) if e.payload.get("window") == window)
+    permit = record("retention.expired", ExpiryFacts.model_construct(events=[scored.id]), subject="expired")
+    with open_store().writing() as connection:
+        withdrawing.withdraw(connection, permit, [scored.seq])
 
 
 def test_scoring_without_an_end_takes_the_next_month_once_it_is_over(home: Path) -> None:

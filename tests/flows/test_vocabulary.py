@@ -2,13 +2,14 @@
 
 import sys
 import time
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
+from prefect.exceptions import Pause
 from prefect.states import Cancelled, Cancelling
 
-from audit import flow, task
+from audit import flow, retention, task
 from audit.errors import DatasetRejected
 from audit.events.event import make_event
 from audit.events.payloads import Approver, KeyFacts
@@ -18,11 +19,14 @@ from audit.ledger.anchors import Witness, anchor
 from audit.ledger.keys import read_log_key
 from audit.ledger.publisher import publish
 from audit.recording import hooks, recorder
+from audit.recording.reconcile import reconcile
 from audit.recording.registry import Answer
 from audit.recording.sealing import replace_lost, rotate
+from audit.retention import Scope, hold, release
 from audit.settings import settings
 from audit.spec.load import load_spec
 from audit.store import engine, read
+from audit.store.append import append
 from audit.store.engine import open_store
 from flows.pipeline import pipeline
 from flows.training import training
@@ -30,9 +34,12 @@ from tasks.alert import Finding, send_alert
 from tasks.anomalies import ENOUGH, check_anomalies
 from tasks.approval import decide, request_approval
 from tasks.register import register
+from tests.aging import policy, scoring
 from tests.anchoring import witnessing
+from tests.audit.recording import waiting
 from tests.audit.recording.conftest import break_store, mend_store
 from tests.audit.recording.every_kind import everything
+from tests.audit.recording.test_reconcile import append_states, later, lost_flow_run, nobodys_flow, run, task_run_of
 from tests.flows.conftest import UseCase, an_evaluation, loans, turned
 from tests.tasks.conftest import record_decisions
 
@@ -77,6 +84,8 @@ def test_every_type_there_is_is_emitted(
     is_cancelled()
     with pytest.raises(SystemExit):
         exits()
+    runs_that_wait()
+    runs_whose_end_nobody_saw()
     a_life_with_drift_decay_a_bad_row_and_a_rejected_model(use_case)
     a_second_finding_of_the_night(use_case)
     a_month_far_from_the_usual(use_case)
@@ -85,8 +94,24 @@ def test_every_type_there_is_is_emitted(
     a_store_that_goes_and_comes_back(home)
     a_log_key_that_is_handed_over_and_then_lost(home)
     a_log_that_others_see(home.parent)
+    a_year_that_is_over()
 
     assert {event.type for event in read.events(open_store())} == set(VOCABULARY)
+
+
+def runs_that_wait() -> None:
+    waiting.pauses()
+    with pytest.raises(Pause):
+        waiting.executed(waiting.suspends, waiting.deployed(waiting.suspends))
+    waiting.handed_over.delay(1)
+
+
+def runs_whose_end_nobody_saw() -> None:
+    since = datetime.now(UTC)
+    gone = lost_flow_run()
+    append_states(task_run_of(gone, since), "running")
+    run(nobodys_flow, [1], task_runs=1)
+    reconcile(open_store(), since, now=later())
 
 
 def a_life_with_drift_decay_a_bad_row_and_a_rejected_model(use_case: UseCase) -> None:
@@ -146,6 +171,15 @@ def a_log_that_others_see(folder: Path) -> None:
         witness.knows(read_log_key(settings().keys_path).verifier)
         anchor(open_store(), Witness(witness.vkey, witness.url), actor="p:unknown")
     publish(open_store(), str(folder / "public"), actor="p:unknown")
+
+
+def a_year_that_is_over() -> None:
+    """What was recorded in it goes; not what somebody holds for a while."""
+    scored = scoring(datetime(2020, 1, 3, tzinfo=UTC), 1)
+    append(open_store(), [policy(datetime(2020, 1, 1, tzinfo=UTC)), *scored.events])
+    hold(settings(), "case-1", "on purpose", Scope(spec=scored.events[2].subject.split("/")[1]))
+    release(settings(), "case-1", "on purpose")
+    assert list(retention.run(settings()))
 
 
 def something_happens() -> None:

@@ -16,9 +16,11 @@ from audit.ledger.keys import read_log_key
 from audit.ledger.note import Checkpoint, SigningKey, signed
 from audit.recording import recorder
 from audit.recording.initialise import initialise
+from audit.retention import Scope, hold
 from audit.settings import settings
 from audit.spec.model import Spec
 from audit.store import ledger
+from audit.store.append import append
 from audit.store.engine import close_stores, open_store
 from tasks.upkeep import (
     CHECKS,
@@ -28,12 +30,14 @@ from tasks.upkeep import (
     log_is_published,
     look_after,
     messages_arrive,
+    nothing_is_overdue,
     questions_have_time,
     record_is_sealed,
     runs_start_in_time,
     spool_is_empty,
     store_holds,
 )
+from tests.aging import policy, scoring
 from tests.anchoring import TimestampAuthority, Witness, replies
 from tests.audit.recording.conftest import break_store, mend_store
 
@@ -213,6 +217,18 @@ def test_a_run_that_should_have_started_long_ago_is_found(home: Path, loan_spec:
         for run in late:
             client.delete_flow_run(run.id)
     assert found.startswith("1 of its runs wait, since")
+
+
+def test_payloads_that_nobody_withdraws_call(about: Subject) -> None:
+    """After a month in which somebody should have; a hold excuses it."""
+    began = about.now - timedelta(days=366)
+    append(open_store(), [policy(began), *scoring(began, 1).events])
+    recorder.flow_ended()
+    assert nothing_is_overdue(about).verdict == "not in order"
+
+    hold(settings(), "case-1", "complaint", Scope())
+    found = nothing_is_overdue(about)
+    assert (found.verdict, found.detail) == ("in order", "nothing is due; 1 hold is in force")
 
 
 def test_no_check_shows_a_secret_of_the_settings(about: Subject, monkeypatch: pytest.MonkeyPatch) -> None:

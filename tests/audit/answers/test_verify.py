@@ -1,4 +1,5 @@
-"""What verification answers, held against what, and in which words. tests/attacks has what it catches."""
+"""What verification answers, held against what, and in which words, of a file and of a database. tests/attacks has what
+it catches."""
 
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from base64 import b64encode
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -28,100 +30,45 @@ from audit.cli.app import main
 from audit.events import payloads as p
 from audit.events.canonical import canonical, timestamp
 from audit.events.event import ENVELOPE_KEYS, Event
-from audit.ledger.keys import read_log_key
 from audit.ledger.note import Checkpoint, SigningKey, parse_checkpoint, parse_note, signed
-from audit.ledger.sealer import KEPT, seal
-from audit.recording.initialise import initialise
+from audit.ledger.sealer import KEPT
 from audit.settings import settings
-from audit.store.append import append
-from audit.store.engine import AuditStore, close_stores, opened
+from audit.store.engine import opened
+from tests.attacks import superuser
 from tests.attacks.forging import owner
-from tests.attacks.victim import ACTOR, permission, rotated, told, work
+from tests.attacks.victim import IN_A_FILE, permission, rotated, told, work
+from tests.postgres import postgres_server, postgres_store  # noqa: F401
+from tests.sealed_log import ORIGIN, Log, a_log, copied, faults, verified
 
-ORIGIN = "acme.example/flights"
 SIZES = (43, 300, 533)  # of the checkpoints
 EVENTS = 538
 LAST = SIZES[-1] + 1  # the event that tells of the last checkpoint, which nothing seals
 WAITING = ("checkpoint.signed", "flow_run.running", "model.deployed", "task_run.failed", "task_run.running")
 
 
-@dataclass(frozen=True)
-class Log:
-    """A store and what its makers hold."""
-
-    home: Path
-    key: SigningKey
-    notes: tuple[str, ...]  # its checkpoints, the oldest first
-
-    @property
-    def file(self) -> Path:
-        return self.home / "audit.db"
-
-    @property
-    def store(self) -> AuditStore:
-        return opened(self.file)
-
-    def append(self, *events: Event) -> None:
-        append(self.store, events)
-
-    def seal(self, key: SigningKey | None = None, *announced: Event, takes_over_from: SigningKey | None = None) -> str:
-        announce = (lambda _current: announced) if announced else None
-        done = seal(self.store, key or self.key, actor=ACTOR, takes_over_from=takes_over_from, announce=announce)
-        assert done is not None
-        return done.note
-
-    def change(self, statement: str, *values: object) -> None:
-        """As the file's owner can, past the triggers."""
-        with owner(self.file) as db:
-            assert db.execute(statement, values).rowcount
-
-    def about(self, seq: int) -> str:
-        with closing(sqlite3.connect(self.file)) as db:
-            (id,) = db.execute("SELECT id FROM event WHERE seq = ?", (seq,)).fetchone()
-        return f"event {id} (leaf {seq - 1})" if seq <= SIZES[-1] else f"event {id} (not sealed)"
-
-
-def a_log(home: Path) -> Log:
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("AUDIT_HOME", str(home))
-        settings.cache_clear()
-        initialise(ORIGIN)
-    settings.cache_clear()
-    close_stores()
-    return Log(home, read_log_key(home / "keys"), ())
-
-
-@pytest.fixture(scope="session")
-def untouched(tmp_path_factory: pytest.TempPathFactory) -> Log:
-    log = a_log(tmp_path_factory.mktemp("untouched") / "var")
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Log:
+    url = request.getfixturevalue("postgres_store") if request.param == "postgresql" else None
+    log = a_log(tmp_path_factory.mktemp("untouched") / "var", url)
     notes = []
     for runs in (10, 64, 58):
         log.append(*work(runs))
         notes.append(log.seal())
     log.append(*work(1))
     assert tuple(parse_checkpoint(parse_note(note).text).size for note in notes) == SIZES
-    return Log(log.home, log.key, tuple(notes))
+    return replace(log, notes=tuple(notes))
 
 
 @pytest.fixture
-def log(untouched: Log, tmp_path: Path) -> Log:
-    return copied(untouched, tmp_path / "var")
-
-
-def copied(log: Log, home: Path) -> Log:
-    """All of it in one file: the last one that closes a store takes its -wal file away."""
-    shutil.copytree(log.home, home)
-    with closing(sqlite3.connect(home / "audit.db")) as db:
-        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    return Log(home, log.key, log.notes)
-
-
-def faults(verdict: Verdict) -> dict[str, str]:
-    return {fault.about: fault.what for fault in verdict.faults}
+def log(untouched: Log, tmp_path: Path) -> Iterator[Log]:
+    made = copied(untouched, tmp_path / "var")
+    yield made
+    if made.url:
+        superuser.dropped(made.url)
 
 
 def test_what_was_sealed_holds_and_what_waits_is_counted(log: Log) -> None:
-    said = verify(log.store)
+    said = verified(log)
 
     assert (said.answer, said.faults, said.unknown) == ("held", (), ())
     assert (said.events, said.size, said.unsealed, said.unsealed_types) == (EVENTS, SIZES[-1], 5, WAITING)
@@ -137,15 +84,16 @@ def test_a_log_sealed_in_any_portions_holds(portions: list[int]) -> None:
             log.append(*work(count)[:count])
             log.seal()
 
-        assert verify(log.store).answer == "held"
+        assert verified(log).answer == "held"
 
 
 def test_a_fault_is_named_by_event_leaf_and_field(log: Log) -> None:
     log.change("UPDATE event SET severity = 'debug' WHERE seq = 42")
 
-    assert faults(verify(log.store)) == {log.about(42): "column severity says 'debug', the sealed bytes say 'info'"}
+    assert faults(verified(log)) == {log.about(42): "column severity says 'debug', the sealed bytes say 'info'"}
 
 
+@IN_A_FILE
 @given(seq=st.integers(1, EVENTS), column=st.sampled_from(ENVELOPE_KEYS), value=st.text(max_size=12))
 @hypothesis(max_examples=40, deadline=None)
 def test_any_column_of_any_event_is_held_against_its_envelope(
@@ -154,19 +102,20 @@ def test_any_column_of_any_event_is_held_against_its_envelope(
     with tempfile.TemporaryDirectory() as folder:
         log = copied(untouched, Path(folder) / "var")
         value = value.encode("utf-8", "replace").decode() + "."  # never what it was
-        with owner(log.file) as db:
+        with owner(log.database) as db:
             db.execute(f"UPDATE event SET {column} = ? WHERE seq = ?", (value, seq))
 
-        (fault,) = verify(log.store).faults
+        (fault,) = verified(log).faults
         assert fault.what.startswith(f"column {column} says ")
         assert fault.about == untouched.about(seq)
 
 
+@IN_A_FILE
 def test_a_column_is_also_held_against_its_type(log: Log) -> None:
     log.change("UPDATE event SET actor = CAST(actor AS BLOB) WHERE seq = 42")
     log.change("UPDATE event SET deployment = NULL, trace_id = '' WHERE seq = 5")
 
-    found = {(fault.about, fault.what.partition(" says ")[0]) for fault in verify(log.store).faults}
+    found = {(fault.about, fault.what.partition(" says ")[0]) for fault in verified(log).faults}
     assert found == {
         (log.about(42), "column actor"), (log.about(5), "column deployment"), (log.about(5), "column trace_id")
     }  # fmt: skip
@@ -177,10 +126,11 @@ def test_an_envelope_that_was_changed_with_its_columns_is_not_the_sealed_one(log
         "UPDATE event SET severity = 'debug', envelope = replace(envelope, '\"info\"', '\"debug\"') WHERE seq = 42"
     )
 
-    assert list(faults(verify(log.store))) == [log.about(42)]
-    assert "not the one that was sealed" in faults(verify(log.store))[log.about(42)]
+    assert list(faults(verified(log))) == [log.about(42)]
+    assert "not the one that was sealed" in faults(verified(log))[log.about(42)]
 
 
+@IN_A_FILE
 @pytest.mark.parametrize(
     ("statement", "about", "what"),
     [
@@ -220,7 +170,7 @@ def test_each_row_that_is_not_as_it_was_is_named(log: Log, statement: str, about
     named = log.about(42) if about == "event" else about
     log.change(statement)
 
-    assert what in " ".join(fault.what for fault in verify(log.store).faults if fault.about == named)
+    assert what in " ".join(fault.what for fault in verified(log).faults if fault.about == named)
 
 
 def test_a_checkpoint_is_as_the_event_says_that_tells_of_it(log: Log) -> None:
@@ -235,7 +185,7 @@ def test_a_checkpoint_is_as_the_event_says_that_tells_of_it(log: Log) -> None:
     log.change(f"UPDATE event SET {columns}, envelope = ? WHERE seq = {LAST}", *values, other.envelope)
     log.change(f"UPDATE payload SET salt = ?, body = ? WHERE event_seq = {LAST}", other.salt, other.body)
 
-    said = [fault.what for fault in verify(log.store).faults if fault.about == "checkpoint of size 533"]
+    said = [fault.what for fault in verified(log).faults if fault.about == "checkpoint of size 533"]
     assert [what.split()[1] for what in said] == ["previous", "keys", "digest"]
 
 
@@ -243,18 +193,18 @@ def test_a_withdrawal_is_permitted_by_a_later_event_only(log: Log) -> None:
     later = told("store.opened", p.StoreFacts(), "later")
     log.append(permission("privacy.erased", [later.id]), later)
     log.seal()
-    with owner(log.file) as db:
+    with owner(log.database) as db:
         db.execute(f"INSERT INTO withdrawal VALUES ({EVENTS + 2}, {EVENTS + 1})")
         db.execute(f"DELETE FROM payload WHERE event_seq = {EVENTS + 2}")
 
-    (fault,) = verify(log.store).faults
+    (fault,) = verified(log).faults
     assert fault.what.endswith("is not later")
 
 
 def test_no_more_faults_are_listed_than_people_read_and_the_others_are_counted(log: Log) -> None:
     log.change("UPDATE event SET severity = 'debug' WHERE seq <= 250")
 
-    said = verify(log.store)
+    said = verified(log)
     assert (len(said.faults), said.more_faults) == (MOST_FAULTS, 250 - MOST_FAULTS)
 
 
@@ -266,7 +216,7 @@ def test_what_json_writes_in_two_ways_is_no_fault(log: Log) -> None:
     log.append(told("store.opened", p.StoreFacts(), HONEST))
     log.seal()
 
-    said = verify(log.store)
+    said = verified(log)
     assert (said.answer, said.unsealed) == ("held", 1)
 
 
@@ -286,16 +236,32 @@ def test_what_json_writes_in_two_ways_is_no_fault(log: Log) -> None:
         ("replace(envelope, '\"severity\"', '\"sev\"')", "surplus or missing keys: 'sev', 'severity'"),
         ("replace(envelope, '\"info\"', 'null')", "the envelope's severity is None"),
         ("'[' || envelope || ']'", "no JSON object"),
-        ("CAST(x'ff' || envelope AS TEXT)", "no JSON"),
-        ("CAST(envelope AS BLOB)", "kept as blob"),
-        ("replace(envelope, '\"info\"', '\"' || hex(zeroblob(5000)) || '\"')", "bytes, more than 8192"),
+        ("replace(envelope, '\"info\"', '\"' || replace('         ', ' ', envelope || envelope) || '\"')", "no JSON"),
         ("''", "no JSON"),
     ],
 )
 def test_an_envelope_has_one_reading_also_where_nothing_seals_it(log: Log, envelope: str, what: str) -> None:
     log.change(f"UPDATE event SET envelope = {envelope} WHERE seq = {EVENTS - 4} + 1")
 
-    said = verify(log.store)
+    demand_unsealed(verified(log), what)
+
+
+@IN_A_FILE
+@pytest.mark.parametrize(
+    ("envelope", "what"),
+    [
+        ("CAST(x'ff' || envelope AS TEXT)", "no JSON"),
+        ("CAST(envelope AS BLOB)", "kept as blob"),
+        ("replace(envelope, '\"info\"', '\"' || hex(zeroblob(5000)) || '\"')", "bytes, more than 8192"),
+    ],
+)
+def test_an_envelope_of_a_file_has_one_reading(log: Log, envelope: str, what: str) -> None:
+    log.change(f"UPDATE event SET envelope = {envelope} WHERE seq = {EVENTS - 4} + 1")
+
+    demand_unsealed(verified(log), what)
+
+
+def demand_unsealed(said: Verdict, what: str) -> None:
     assert any(
         fault.about.endswith("(not sealed)") and any(part in fault.what for part in what.split("|"))
         for fault in said.faults
@@ -317,25 +283,27 @@ def test_an_envelope_out_of_shape_is_told_of_though_it_was_sealed(log: Log, subj
     log.append(replace(event, subject=subject, envelope=bend(said)))
     log.seal()
 
-    (fault,) = verify(log.store).faults
+    (fault,) = verified(log).faults
     assert what in fault.what
 
 
+@IN_A_FILE
 def test_a_number_where_text_belongs_is_told_of_though_the_envelope_has_one_too(log: Log) -> None:
     retyped(log, "flow_run_id TEXT", "flow_run_id")
     number = "replace(envelope, '\"' || flow_run_id || '\"', 5)"
     log.change(f"UPDATE event SET flow_run_id = 5, envelope = {number} WHERE seq = 536")
     retyped(log, "flow_run_id,", "flow_run_id TEXT,")
 
-    (fault,) = verify(log.store).faults
+    (fault,) = verified(log).faults
     assert fault.what == "the envelope's flow_run_id is 5"
 
 
+@IN_A_FILE
 def test_a_column_that_compares_without_case_is_read_all_the_same(log: Log) -> None:
     log.change("UPDATE event SET severity = 'INFO' WHERE seq = 42")
     retyped(log, "envelope TEXT", "envelope TEXT COLLATE NOCASE")
 
-    assert set(faults(verify(log.store))) == {"table event", log.about(42)}
+    assert set(faults(verified(log))) == {"table event", log.about(42)}
 
 
 def retyped(log: Log, was: str, to: str) -> None:
@@ -350,16 +318,17 @@ def test_an_envelope_of_a_later_schema_may_mean_something_else(log: Log) -> None
     log.append(replace(event, schema_version=2, envelope=later))
     log.seal()
 
-    said = verify(log.store)
+    said = verified(log)
     assert (said.answer, said.faults) == ("could not tell", ())
     assert "later release" in said.unknown[0]
 
 
+@IN_A_FILE
 def test_what_a_later_release_wrote_is_not_judged(log: Log) -> None:
     later = '\'{"id":\' || json_quote(id) || \',"new":1.5,"schema_version":2}\''
     log.change(f"UPDATE event SET schema_version = 2, envelope = {later} WHERE seq = {EVENTS}")
 
-    said = verify(log.store)
+    said = verified(log)
     assert any("later release" in what for what in said.unknown)
     assert said.answer != "held"
 
@@ -381,9 +350,10 @@ def test_what_nothing_seals_may_say_anything_and_gets_an_answer(log: Log, column
         f"UPDATE event SET {column} = ?, envelope = replace(envelope, {column}, ?) WHERE seq = ?", value, value, LAST
     )
 
-    assert verify(log.store).answer in ("held", "did not hold")
+    assert verified(log).answer in ("held", "did not hold")
 
 
+@IN_A_FILE
 @pytest.mark.parametrize(
     "statement",
     [
@@ -400,15 +370,16 @@ def test_what_nothing_seals_may_say_anything_and_gets_an_answer(log: Log, column
 def test_rows_that_make_no_sense_get_an_answer(log: Log, statement: str) -> None:
     log.change(statement, "[" * 400 + "]" * 400)
 
-    assert verify(log.store).answer == "did not hold"
-    verify(log.store, since=300)
+    assert verified(log).answer == "did not hold"
+    verified(log, since=300)
 
 
+@IN_A_FILE
 def test_triggers_that_are_gone_are_worth_a_word(log: Log) -> None:
     with closing(sqlite3.connect(log.file)) as db:
         db.execute("DROP TRIGGER leaf_no_update")
 
-    said = verify(log.store)
+    said = verified(log)
     assert said.answer == "held"
     assert any("leaf_no_update" in note for note in said.notes)
 
@@ -420,7 +391,7 @@ def test_a_checkpoint_that_was_kept_is_continued(log: Log) -> None:
     log.append(*work(70))
     log.seal()
 
-    said = verify(log.store, kept=[log.notes[1]], elsewhere=[("published at x", log.notes[2])])
+    said = verified(log, kept=[log.notes[1]], elsewhere=[("published at x", log.notes[2])])
     assert said.answer == "held"
     assert [what.partition(", signed")[0] for what in said.held_to] == [
         "checkpoint of size 300 that you kept", "checkpoint of size 533 published at x"
@@ -431,7 +402,7 @@ def test_a_checkpoint_whose_row_went_is_still_held_against_the_tree(log: Log) ->
     log.change("DELETE FROM checkpoint WHERE size = 300")
     bent = signed(parse_note(log.notes[1]).text.replace("300", "299"), [log.key])
 
-    assert "another root" in faults(verify(log.store, kept=[str(bent)]))["checkpoint of size 299 that you kept"]
+    assert "another root" in faults(verified(log, kept=[str(bent)]))["checkpoint of size 299 that you kept"]
 
 
 def test_a_log_that_was_cut_back_is_not_the_one_of_the_checkpoint(log: Log, untouched: Log, tmp_path: Path) -> None:
@@ -440,7 +411,7 @@ def test_a_log_that_was_cut_back_is_not_the_one_of_the_checkpoint(log: Log, unto
     kept = newer.seal()
     size = parse_checkpoint(parse_note(kept).text).size
 
-    said = verify(log.store, kept=[kept])
+    said = verified(log, kept=[kept])
     assert faults(said) == {
         f"checkpoint of size {size} that you kept": "the log was cut back: the store has 533 leaves"
     }
@@ -449,39 +420,34 @@ def test_a_log_that_was_cut_back_is_not_the_one_of_the_checkpoint(log: Log, unto
 def test_a_checkpoint_of_the_same_log_by_a_key_that_it_does_not_know(log: Log) -> None:
     other = str(signed(parse_note(log.notes[0]).text, [SigningKey(ORIGIN, secrets.token_bytes(32))]))
 
-    assert (
-        "signed by no key of this log" in faults(verify(log.store, kept=[other]))["checkpoint of size 43 that you kept"]
-    )
+    assert "signed by no key of this log" in faults(verified(log, kept=[other]))["checkpoint of size 43 that you kept"]
 
 
 def test_a_checkpoint_of_another_log(log: Log, tmp_path: Path) -> None:
     head = parse_note(log.notes[0]).text.replace(ORIGIN, "acme.example/other")
     other = str(signed(head, [SigningKey("acme.example/other", secrets.token_bytes(32))]))
 
-    assert (
-        "of the log acme.example/other"
-        in faults(verify(log.store, kept=[other]))["checkpoint of size 43 that you kept"]
-    )
+    assert "of the log acme.example/other" in faults(verified(log, kept=[other]))["checkpoint of size 43 that you kept"]
 
 
 @pytest.mark.parametrize(
     "bend", [lambda note: note[:50], lambda note: note.replace("\n43\n", "\n44\n"), lambda note: ""]
 )
 def test_a_checkpoint_that_is_damaged_itself_judges_nothing(log: Log, bend: Any) -> None:
-    said = verify(log.store, kept=[bend(log.notes[0])])
+    said = verified(log, kept=[bend(log.notes[0])])
 
     assert (said.answer, said.faults) == ("could not tell", ())
     assert "that you kept" in said.unknown[0]
 
 
 def test_the_key_that_was_kept_is_the_logs(log: Log) -> None:
-    assert verify(log.store, key=log.key.verifier).held_to == (f"key {log.key.verifier.shown} that you kept",)
+    assert verified(log, key=log.key.verifier).held_to == (f"key {log.key.verifier.shown} that you kept",)
 
 
 def test_a_key_that_was_kept_is_not_the_logs(log: Log) -> None:
     other = SigningKey(ORIGIN, secrets.token_bytes(32)).verifier
 
-    assert other.shown in faults(verify(log.store, key=other))["log key"]
+    assert other.shown in faults(verified(log, key=other))["log key"]
 
 
 def test_a_key_that_handed_over_still_vouches(log: Log) -> None:
@@ -489,7 +455,7 @@ def test_a_key_that_handed_over_still_vouches(log: Log) -> None:
     log.seal(new, rotated(log.key, new), takes_over_from=log.key)
 
     for key in (log.key, new):
-        assert verify(log.store, key=key.verifier).answer == "held"
+        assert verified(log, key=key.verifier).answer == "held"
 
 
 def test_a_key_that_was_lost_vouches_for_nothing_since(log: Log) -> None:
@@ -498,12 +464,12 @@ def test_a_key_that_was_lost_vouches_for_nothing_since(log: Log) -> None:
     made = p.KeyFacts(purpose="log", fingerprint=new.verifier.shown, vkey=str(new.verifier))
     log.seal(new, told("key.lost", lost, "key/log"), told("key.created", made, "key/log"))
 
-    said = verify(log.store, key=log.key.verifier)
+    said = verified(log, key=log.key.verifier)
     assert (said.answer, said.faults) == ("could not tell", ())
     assert "lost" in said.unknown[0]
     assert not any("lost" in note for note in said.notes), "told once"
-    assert verify(log.store, key=new.verifier).answer == "held"
-    assert any("declared lost" in note for note in verify(log.store).notes)
+    assert verified(log, key=new.verifier).answer == "held"
+    assert any("declared lost" in note for note in verified(log).notes)
 
 
 # Going on from a checkpoint
@@ -512,63 +478,63 @@ def test_a_key_that_was_lost_vouches_for_nothing_since(log: Log) -> None:
 def test_what_a_checkpoint_sealed_is_not_read_again(log: Log) -> None:
     log.change("UPDATE event SET severity = 'debug' WHERE seq = 42")
 
-    said = verify(log.store, since=300)
+    said = verified(log, since=300)
     assert (said.answer, said.events, said.since, said.size) == ("held", EVENTS - 300, 300, SIZES[-1])
     assert any("not read again" in note and "in the store" in note for note in said.notes)
 
 
 @pytest.mark.parametrize("since", SIZES)
 def test_what_came_after_is(log: Log, since: int) -> None:
-    assert verify(log.store, since=since, key=log.key.verifier, kept=log.notes).answer == "held"
+    assert verified(log, since=since, key=log.key.verifier, kept=log.notes).answer == "held"
     log.change("UPDATE event SET severity = 'debug' WHERE seq = ?", since + 1)
 
-    assert list(faults(verify(log.store, since=since))) == [log.about(since + 1)]
+    assert list(faults(verified(log, since=since))) == [log.about(since + 1)]
 
 
 def test_it_goes_on_from_a_checkpoint_that_was_kept_though_its_row_went(log: Log) -> None:
     log.change("DELETE FROM checkpoint WHERE size = 300")
 
-    said = verify(log.store, since=300, kept=[log.notes[1]])
+    said = verified(log, since=300, kept=[log.notes[1]])
     assert "checkpoint of size 300" in faults(said)
     assert any("that you kept" in note for note in said.notes)
 
 
 @pytest.mark.parametrize("since", [1, 299, 10_000])
 def test_there_is_no_going_on_from_what_is_no_checkpoint(log: Log, since: int) -> None:
-    said = verify(log.store, since=since)
+    said = verified(log, since=since)
 
     assert (said.answer, len(said.unknown)) == ("could not tell", 1)
     assert f"no checkpoint of size {since}" in said.unknown[0]
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "values"),
     [
-        "UPDATE leaf SET hash = zeroblob(32) WHERE idx = 298",
-        "UPDATE node SET hash = zeroblob(32) WHERE idx = 0",
-        "DELETE FROM node WHERE idx = 0",
-        "DELETE FROM leaf WHERE idx = 260",
-        "UPDATE leaf SET hash = 'text' WHERE idx = 298",
+        ("UPDATE leaf SET hash = ? WHERE idx = 298", [bytes(32)]),
+        ("UPDATE node SET hash = ? WHERE idx = 0", [bytes(32)]),
+        ("DELETE FROM node WHERE idx = 0", []),
+        ("DELETE FROM leaf WHERE idx = 260", []),
+        ("UPDATE leaf SET hash = 'text' WHERE idx = 298", []),
     ],
 )
-def test_it_does_not_go_on_from_a_stored_tree_that_does_not_fit(log: Log, statement: str) -> None:
-    log.change(statement)
+def test_it_does_not_go_on_from_a_stored_tree_that_does_not_fit(log: Log, statement: str, values: list[bytes]) -> None:
+    log.change(statement, *values)
 
-    assert "does not lead to its root" in faults(verify(log.store, since=300))["checkpoint of size 300"]
+    assert "does not lead to its root" in faults(verified(log, since=300))["checkpoint of size 300"]
 
 
 def test_a_checkpoint_from_before_is_proven_to_be_continued(log: Log) -> None:
     head = parse_checkpoint(parse_note(log.notes[0]).text)
     other = str(signed(Checkpoint(ORIGIN, 43, head.root[::-1]).text, [log.key]))
 
-    assert list(faults(verify(log.store, since=300, kept=[other]))) == ["checkpoint of size 43 that you kept"]
+    assert list(faults(verified(log, since=300, kept=[other]))) == ["checkpoint of size 43 that you kept"]
 
 
 def test_the_key_is_proven_where_its_event_is_not_read_again(log: Log) -> None:
     """Whoever owns the file names another key in the past, and signs with it."""
     forger = SigningKey(ORIGIN, secrets.token_bytes(32))
     made = told("key.created", p.KeyFacts(purpose="log", fingerprint="x", vkey=str(forger.verifier)), "key/log")
-    with owner(log.file) as db:
+    with owner(log.database) as db:
         (seq,) = db.execute("SELECT seq FROM event WHERE type = 'key.created' AND subject = 'key/log'").fetchone()
         db.execute(
             "UPDATE event SET payload_hash = ?, envelope = ?, id = ? WHERE seq = ?",
@@ -576,7 +542,7 @@ def test_the_key_is_proven_where_its_event_is_not_read_again(log: Log) -> None:
         )
         db.execute("UPDATE payload SET salt = ?, body = ? WHERE event_seq = ?", (made.salt, made.body, seq))
 
-    assert f"event {made.id} (leaf {seq - 1})" in faults(verify(log.store, since=300))
+    assert f"event {made.id} (leaf {seq - 1})" in faults(verified(log, since=300))
 
 
 # Whatever lies there
@@ -585,11 +551,12 @@ def test_the_key_is_proven_where_its_event_is_not_read_again(log: Log) -> None:
 def test_a_store_that_was_never_sealed(tmp_path: Path) -> None:
     log = a_log(tmp_path / "var")
 
-    said = verify(log.store)
+    said = verified(log)
     assert (said.answer, said.unsealed) == ("could not tell", 3)
     assert "audit seal" in said.unknown[0]
 
 
+@IN_A_FILE
 def test_a_copy_is_verified_without_a_change_to_it(log: Log, tmp_path: Path) -> None:
     """Also with what a process that was killed has left in the -wal file."""
     with closing(sqlite3.connect(log.file)) as db:
@@ -606,6 +573,7 @@ def test_a_copy_is_verified_without_a_change_to_it(log: Log, tmp_path: Path) -> 
     assert [(elsewhere / name).read_bytes() for name in ("audit.db", "audit.db-wal")] == before
 
 
+@IN_A_FILE
 def test_a_copy_in_a_folder_that_cannot_be_written(log: Log, tmp_path: Path) -> None:
     """As somebody else than root, who may write everywhere."""
     with tempfile.TemporaryDirectory() as folder:
@@ -627,14 +595,14 @@ def test_others_write_meanwhile_and_it_sees_one_moment(log: Log) -> None:
             written.append(log.append(*work(1)))
 
     written: list[None] = []
-    said = verify(log.store, progress=write)
+    said = verified(log, progress=write)
     assert (said.answer, said.events, len(written)) == ("held", EVENTS, 1)
-    assert verify(log.store).events == EVENTS + 4
+    assert verified(log).events == EVENTS + 4
 
 
 def test_progress_is_told_up_to_the_last_event(log: Log) -> None:
     told: list[tuple[int, int]] = []
-    verify(log.store, progress=lambda done, of: told.append((done, of)))
+    verified(log, progress=lambda done, of: told.append((done, of)))
 
     assert told[-1] == (EVENTS, EVENTS)
     assert told == sorted(told)
@@ -654,6 +622,7 @@ def schema(version: str) -> Any:
     return change
 
 
+@IN_A_FILE
 @pytest.mark.parametrize(
     ("spoil", "what"),
     [
@@ -670,21 +639,23 @@ def schema(version: str) -> Any:
 def test_what_is_no_store_gets_no_verdict(log: Log, spoil: Any, what: str) -> None:
     spoil(log.file)
 
-    said = verify(log.store)
+    said = verified(log)
     assert (said.answer, said.faults) == ("could not tell", ())
     assert len(said.unknown) >= 1 and any(what in line and "\n" not in line for line in said.unknown)
 
 
+@IN_A_FILE
 def test_a_store_that_is_locked(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("audit.store.evidence_sqlite.BUSY_SECONDS", 0.1)
     with closing(sqlite3.connect(log.file, isolation_level=None)) as db:
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("BEGIN EXCLUSIVE")
 
-        said = verify(log.store)
+        said = verified(log)
     assert said.answer == "could not tell" and "locked" in said.unknown[0]
 
 
+@IN_A_FILE
 @pytest.mark.parametrize("page", range(12, 60, 8))
 def test_a_page_that_is_damaged_is_no_half_answer(log: Log, page: int) -> None:
     """What was found before it is told all the same."""
@@ -696,7 +667,7 @@ def test_a_page_that_is_damaged_is_no_half_answer(log: Log, page: int) -> None:
         file.seek(page * size)
         file.write(secrets.token_bytes(size))
 
-    said = verify(log.store)
+    said = verified(log)
     assert said.answer != "held"
     assert said.unknown or said.faults
 
@@ -721,7 +692,7 @@ def test_artifacts_are_counted_and_hashed_again_if_asked_for(referring: tuple[Lo
     log, _ = referring
 
     for again in (False, True):
-        said = verify(log.store, artifacts=again)
+        said = verified(log, artifacts=again)
         told = ("2 of 2 artifacts were hashed again and are what was recorded.",) if again else ()
         assert (said.answer, said.artifacts, said.notes) == ("held", 2, told)
 
@@ -732,8 +703,8 @@ def test_an_artifact_that_differs_is_a_fault_once_it_is_hashed(referring: tuple[
     assert path is not None
     path.write_bytes(b"another")
 
-    assert verify(log.store).answer == "held"
-    assert list(faults(verify(log.store, artifacts=True))) == [address]
+    assert verified(log).answer == "held"
+    assert list(faults(verified(log, artifacts=True))) == [address]
 
 
 def test_an_artifact_that_is_missing_is_told(referring: tuple[Log, list[str]]) -> None:
@@ -742,7 +713,7 @@ def test_an_artifact_that_is_missing_is_told(referring: tuple[Log, list[str]]) -
     assert path is not None
     path.unlink()
 
-    noted, asked = verify(log.store), verify(log.store, artifacts=True)
+    noted, asked = verified(log), verified(log, artifacts=True)
     assert (noted.answer, asked.answer) == ("held", "could not tell")
     assert address in noted.notes[0] and address in asked.unknown[0]
 
@@ -751,7 +722,7 @@ def test_without_the_folder_nothing_is_made_up(referring: tuple[Log, list[str]],
     log, _ = referring
     shutil.rmtree(home / "artifacts")
 
-    noted, asked = verify(log.store), verify(log.store, artifacts=True)
+    noted, asked = verified(log), verified(log, artifacts=True)
     assert (noted.answer, asked.answer) == ("held", "could not tell")
     assert not (home / "artifacts").exists()
 
@@ -773,7 +744,8 @@ def audit(log: Log, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixtur
     """The command where the log lives, its output in no terminal."""
 
     def run(*words: str) -> Shown:
-        monkeypatch.setenv("AUDIT_HOME", str(log.home))
+        for name, value in log.environ.items():
+            monkeypatch.setenv(name, value)
         monkeypatch.setattr(sys, "argv", ["audit", *words])
         settings.cache_clear()
         capfd.readouterr()
@@ -882,6 +854,7 @@ def test_the_command_reads_a_key_from_the_file_that_log_key_writes(log: Log, aud
     assert shown.code == 0 and "that you kept" in shown.out
 
 
+@IN_A_FILE
 def test_the_command_verifies_a_copy_without_a_home(log: Log, tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("AUDIT_")}
     command = [sys.executable, "-m", "audit", "verify", "--store", str(log.file)]
@@ -905,7 +878,7 @@ def test_events_that_come_long_after_later_ones_are_worth_a_word(tmp_path: Path)
     log.append(recorded_at(told("store.opened", p.StoreFacts(), "spooled"), early))
     log.seal()
 
-    said = verify(log.store)
+    said = verified(log)
     assert said.answer == "held"
     assert any(note.startswith("1 event was sealed more than an hour") for note in said.notes)
 

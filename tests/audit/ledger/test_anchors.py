@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -43,10 +43,12 @@ from audit.ledger.sealer import seal
 from audit.ledger.timestamps import check_timestamp, read_roots
 from audit.ledger.witnesses import check_cosignature, read_witnesses
 from audit.recording.initialise import initialise
+from audit.settings import settings
 from audit.store import read
 from audit.store.append import append
-from audit.store.engine import AuditStore, close_stores, open_store, opened
+from audit.store.engine import AuditStore, close_stores, open_store, opened, opened_as_it_is, store_url
 from tests.anchoring import A_DAY, Reply, TimestampAuthority, Witness, found_authority, replies, timestamp_authority
+from tests.attacks import superuser
 from tests.receivers import Quiet
 
 ACTOR = "p:7c1e0f" + "0" * 58
@@ -61,6 +63,7 @@ class Log:
 
     store: AuditStore
     key: SigningKey
+    databases: list[str] = field(default_factory=list)  # that are copies of it
 
     def grow(self, events: int = 3, of: str = "ours") -> str:
         """Put events on record and seal them: the new checkpoint's note."""
@@ -74,7 +77,12 @@ class Log:
             return list(connection.execute(text("SELECT * FROM anchor ORDER BY event_seq")))
 
     def copied(self, to: Path) -> "Log":
-        """The same log as it is now, in another file."""
+        """The same log as it is now, in another file or database."""
+        if self.store.is_postgres:
+            self.store.close()
+            self.databases.append(superuser.copied(settings().database_url or ""))
+            return Log(opened_as_it_is(store_url(replace(settings(), database_url=self.databases[-1]))), self.key)
+        assert self.store.path
         with closing(sqlite3.connect(self.store.path)) as here, closing(sqlite3.connect(to)) as there:
             here.backup(there)
         return Log(opened(to), self.key)
@@ -89,8 +97,11 @@ def an_event(of: str) -> Event:
 def log(home: Path) -> Iterator[Log]:
     close_stores()
     initialise("acme.example/fraud")
-    yield Log(open_store(), read_log_key(home / "keys"))
+    made = Log(open_store(), read_log_key(home / "keys"))
+    yield made
     close_stores()
+    for copy in made.databases:
+        superuser.dropped(copy)
 
 
 def by_authority(of: TimestampAuthority) -> anchors.Authority:
@@ -392,7 +403,7 @@ def test_an_authoritys_password_goes_to_it_and_nowhere_else(
         anchor(log.store, target, actor=ACTOR)
     encoded = base64.b64encode(f"acme:{PASSWORD}".encode()).decode()
     assert authority.credentials == [f"Basic {encoded}"] * 2
-    log.store.engine.dispose()
+    log.store.close()
     kept = b"".join(file.read_bytes() for file in home.rglob("*") if file.is_file())
     seen = f"{target} {done} {refused.value} {caplog.text} {kept!r}"
     assert PASSWORD not in seen and encoded not in seen

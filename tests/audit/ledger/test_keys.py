@@ -36,6 +36,7 @@ from audit.settings import settings
 from audit.store import ledger, read
 from audit.store.append import append
 from audit.store.engine import HEAD, close_stores, open_store, opened
+from tests.stores import in_a_file, rows
 
 ORIGIN = "acme.example/fraud"
 ACTOR = "p:7c1e0f" + "0" * 58
@@ -359,14 +360,10 @@ def test_whenever_a_rotation_is_killed_the_key_on_record_is_here(keys: Path, kil
 
     rotations = told("key.rotated")
     assert len(rotations) > 1
-    with open_store().reading() as connection:
-        for event in rotations:
-            (note,) = connection.exec_driver_sql(
-                """SELECT note FROM checkpoint WHERE size > (SELECT idx FROM leaf WHERE event_seq = ?)
-                    ORDER BY size LIMIT 1""",
-                (event.seq,),
-            ).one()
-            assert {str(key) for key in signers(note)} == {event.payload["vkey"], event.payload["was"]}
+    for event in rotations:
+        sealing = "SELECT note FROM checkpoint WHERE size > (SELECT idx FROM leaf WHERE event_seq = ?) ORDER BY size"
+        note, *_ = rows(sealing, event.seq)
+        assert {str(key) for key in signers(note[0])} == {event.payload["vkey"], event.payload["was"]}
 
 
 def test_of_two_that_rotate_at_once_the_key_on_record_is_the_one_that_is_here(keys: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -26,12 +26,12 @@ from audit.ledger.note import SigningKey, parse_checkpoint, parse_note, signed, 
 from audit.ledger.sealer import BATCH, KEPT, Sealed, demand_continued, reader, seal
 from audit.recording import recorder, spool
 from audit.recording.initialise import initialise
-from audit.recording.sealing import seal_all, signing_key
+from audit.recording.sealing import key_event, rotate, seal_all, signing_key
 from audit.settings import settings
 from audit.store import ledger
-from audit.store.append import append
+from audit.store.append import append, insert_event
 from audit.store.engine import BUSY_SECONDS, AuditStore, close_stores, make_store, open_store
-from tests.stores import in_a_file, rewrite, rows
+from tests.stores import in_a_file, on_a_server, rewrite, rows
 
 ORIGIN = "acme.example/fraud"
 ACTOR = "p:7c1e0f" + "0" * 58
@@ -506,3 +506,115 @@ def test_a_store_without_a_key_on_record_is_not_sealed(home: Path) -> None:
         seal(store, new_key(ORIGIN), actor=ACTOR)
 
     assert current_key([]) is None
+
+
+# --- PostgreSQL, where an event may come in behind those that are sealed
+
+
+@on_a_server
+def test_an_event_that_commits_late_is_sealed_by_the_next_sealing(log: Log) -> None:
+    with log.store.writing() as slow:
+        seq = insert_event(slow, late := an_event())
+        log.append(2)
+        done = log.seal()
+
+    assert done is not None
+    assert done.events == MADE + 2
+    assert seq is not None
+    assert seq < rows("SELECT max(event_seq) FROM leaf")[0][0]
+    again = log.seal()
+    assert again is not None
+    assert again.events == 2  # with the word about the checkpoint before
+    assert rows("SELECT idx FROM leaf WHERE event_seq = ?", seq) == [(done.size,)]
+    assert rows("SELECT id FROM event WHERE seq = ?", seq) == [(late.id,)]
+    assert_whole(log)
+
+
+@on_a_server
+def test_many_that_commit_late_and_out_of_order_are_all_sealed_once(log: Log) -> None:
+    with ExitStack() as first, ExitStack() as second:
+        for nth in range(8):
+            slow = (first if nth % 2 else second).enter_context(log.store.writing())
+            insert_event(slow, an_event())
+            log.append(1)
+        log.seal()
+        first.close()
+        log.seal()
+    log.seal()
+
+    assert rows("SELECT count(*) FROM leaf JOIN event ON seq = event_seq WHERE type = 'store.spooled'") == [(16,)]
+    assert_whole(log)
+
+
+@on_a_server
+def test_one_that_comes_later_than_anybody_looks_back_is_found_where_all_is_looked_at(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "LOOK_BACK", 3)
+    with log.store.writing() as slow:
+        seq = insert_event(slow, an_event())
+        log.append(10)
+        log.seal()
+
+    assert log.seal() is None
+    assert ledger.not_sealed(log.store)[0] == 0
+    assert ledger.not_sealed(log.store, whole=True)[0] == 1
+    assert ledger.sealing(log.store).unsealed == 2  # with the word about the checkpoint
+
+    assert seal(log.store, log.key, actor=ACTOR, kept=log.kept, whole=True) is not None
+    assert len(rows("SELECT idx FROM leaf WHERE event_seq = ?", seq)) == 1
+    assert_whole(log)
+
+
+@on_a_server
+def test_a_key_that_takes_over_seals_what_came_late_too(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "LOOK_BACK", 3)
+    with log.store.writing() as slow:
+        seq = insert_event(slow, an_event())
+        log.append(10)
+        log.seal()
+
+    rotate(settings(), tell=lambda event: None)
+
+    assert len(rows("SELECT idx FROM leaf WHERE event_seq = ?", seq)) == 1
+    assert_whole(log)
+
+
+@on_a_server
+def test_what_commits_while_leaves_are_made_gets_none_of_another_event(log: Log) -> None:
+    with log.store.writing() as slow:
+        insert_event(slow, an_event())
+        log.append(2)
+        with log.store.deciding() as connection:
+            found = ledger.unsealed(connection, BATCH)
+            slow.commit()  # in front of those that were read
+            log.append(1)
+            hashes = tree.leaf_hashes(envelope for _, _, envelope in found)
+            ledger.add_leaves(connection, 0, [seq for seq, _, _ in found], hashes)
+
+    leaves = rows("SELECT event_seq, hash, envelope FROM leaf JOIN event ON seq = event_seq ORDER BY idx")
+    assert [seq for seq, _, _ in leaves] == [seq for seq, _, _ in found]
+    assert all(hash == sha256(b"\x00" + envelope.encode()).digest() for _, hash, envelope in leaves)
+
+
+@on_a_server
+def test_who_appends_does_not_wait_for_who_seals(log: Log) -> None:
+    with log.store.deciding():
+        began = time.monotonic()
+        log.append(1)
+        assert time.monotonic() - began < BUSY_SECONDS / 2
+
+
+@on_a_server
+def test_keys_are_told_in_the_order_of_the_leaves(log: Log) -> None:
+    """A rotation whose event took its number before an older one's is the younger all the same."""
+    log.seal()
+    with log.store.writing() as slow:
+        insert_event(slow, first := key_event("key.created", new_key(ORIGIN).verifier))
+        append(log.store, [second := key_event("key.created", new_key(ORIGIN).verifier)])
+        log.seal()
+    log.seal()
+
+    with log.store.reading() as connection:
+        told = [event.id for event, _ in ledger.key_events(connection)]
+    assert told[-2:] == [second.id, first.id]

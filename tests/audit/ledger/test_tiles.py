@@ -8,13 +8,12 @@ import hashlib
 import itertools
 import os
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -47,6 +46,7 @@ from audit.ledger.tiles import read_published, tile_path
 from audit.store import ledger, read
 from audit.store.append import append, insert_event
 from audit.store.engine import AuditStore, open_store, opened
+from tests.stores import in_a_file, rewrite
 
 ORIGIN = "acme.example/flights"
 ACTOR = "p:7c1e0f" + "0" * 58
@@ -188,6 +188,7 @@ def test_exactly_the_files_of_the_standard_are_published(store: AuditStore, plac
     assert recompute(str(place), [KEY.verifier]) == head
 
 
+@in_a_file
 @pytest.mark.slow  # recording 66,000 events takes its time
 def test_a_log_of_three_levels_is_published_as_the_standard_says(store: AuditStore, place: Path) -> None:
     for size in (65_535, 65_540, 65_800):
@@ -525,6 +526,7 @@ def test_progress_is_told_up_to_the_end(store: AuditStore, place: Path) -> None:
 # Reading what is published.
 
 
+@in_a_file
 def test_a_published_log_is_read_from_any_place(store: AuditStore, tmp_path: Path) -> None:
     grow_to(store, 300)
     folder = tmp_path / "the log ü"
@@ -535,6 +537,7 @@ def test_a_published_log_is_read_from_any_place(store: AuditStore, tmp_path: Pat
             assert recompute(place, [KEY.verifier]).size == 300
 
 
+@in_a_file
 @pytest.mark.parametrize(
     ("path", "told"),
     [
@@ -557,6 +560,7 @@ def test_a_bit_that_flips_where_a_log_is_published_is_found(
         recompute(str(place), [KEY.verifier])
 
 
+@in_a_file
 @pytest.mark.parametrize("path", ["tile/entries/000", "tile/entries/001.p/44", "tile/0/000", "tile/1/000.p/1"])
 def test_a_published_file_that_is_gone_cut_or_longer_is_named(store: AuditStore, place: Path, path: str) -> None:
     grow_to(store, 300)
@@ -571,6 +575,7 @@ def test_a_published_file_that_is_gone_cut_or_longer_is_named(store: AuditStore,
         recompute(str(place), [KEY.verifier])
 
 
+@in_a_file
 def test_tiles_of_another_past_under_our_checkpoint_are_found(store: AuditStore, tmp_path: Path, place: Path) -> None:
     """They agree with each other, and not with what was signed."""
     grow_to(store, 300)
@@ -583,6 +588,7 @@ def test_tiles_of_another_past_under_our_checkpoint_are_found(store: AuditStore,
         recompute(str(place), [KEY.verifier])
 
 
+@in_a_file
 def test_a_log_that_was_published_whole_by_somebody_else_is_not_believed(store: AuditStore, place: Path) -> None:
     grow_to(store, 5)
     put(store, place)
@@ -648,6 +654,7 @@ def test_no_password_in_an_address_is_shown() -> None:
     assert "secret" not in str(told.value)
 
 
+@in_a_file
 def test_a_web_address_is_no_place_to_publish_to(store: AuditStore) -> None:
     grow_to(store, 5)
     with pytest.raises(UserError, match=r"https://log\.example/x can be read, not written"):
@@ -729,6 +736,7 @@ def bucket(amazon: Amazon) -> str:
     return name
 
 
+@in_a_file
 def test_a_bucket_holds_what_a_folder_does(store: AuditStore, amazon: Amazon, bucket: str, place: Path) -> None:
     for size in (5, 300):
         grow_to(store, size)
@@ -745,6 +753,7 @@ def test_a_bucket_holds_what_a_folder_does(store: AuditStore, amazon: Amazon, bu
     assert put(store, f"s3://{bucket}/the log").event is None
 
 
+@in_a_file
 def test_objects_say_what_they_are_and_how_long_they_may_be_kept(
     store: AuditStore, amazon: Amazon, bucket: str
 ) -> None:
@@ -761,6 +770,7 @@ def test_objects_say_what_they_are_and_how_long_they_may_be_kept(
             assert told == ("text/plain; charset=utf-8", "no-cache")
 
 
+@in_a_file
 def test_a_bucket_with_object_lock_keeps_every_version(store: AuditStore, amazon: Amazon) -> None:
     """Each object is locked by the bucket's default retention, and a checkpoint that was replaced stays as a version.
 
@@ -790,6 +800,7 @@ def test_a_bucket_with_object_lock_keeps_every_version(store: AuditStore, amazon
     assert kept == first["log/checkpoint"]
 
 
+@in_a_file
 def test_other_bytes_in_a_bucket_are_named_and_left(store: AuditStore, amazon: Amazon, bucket: str) -> None:
     grow_to(store, 5)
     amazon.client.put_object(Bucket=bucket, Key="log/tile/0/000.p/5", Body=b"other bytes")
@@ -799,6 +810,7 @@ def test_other_bytes_in_a_bucket_are_named_and_left(store: AuditStore, amazon: A
     assert there["log/tile/0/000.p/5"] == b"other bytes" and "log/checkpoint" not in there
 
 
+@in_a_file
 def test_the_slower_publisher_does_not_take_back_what_the_quicker_published(
     store: AuditStore, amazon: Amazon, bucket: str
 ) -> None:
@@ -819,6 +831,7 @@ def test_the_slower_publisher_does_not_take_back_what_the_quicker_published(
     assert recompute(f"s3://{bucket}/log", [KEY.verifier]).size == 600
 
 
+@in_a_file
 def test_two_that_publish_first_leave_one_checkpoint(store: AuditStore, amazon: Amazon, bucket: str) -> None:
     grow_to(store, 300)
     overtaken: list[Published] = []
@@ -832,6 +845,7 @@ def test_two_that_publish_first_leave_one_checkpoint(store: AuditStore, amazon: 
     assert recompute(f"s3://{bucket}/log", [KEY.verifier]).size == 600
 
 
+@in_a_file
 @pytest.mark.slow  # each of the requests on their way is tried for some seconds
 def test_a_bucket_that_vanishes_half_way_keeps_its_old_checkpoint(
     store: AuditStore, amazon: Amazon, bucket: str
@@ -852,6 +866,7 @@ def test_a_bucket_that_vanishes_half_way_keeps_its_old_checkpoint(
     assert recompute(f"s3://{bucket}/log", [KEY.verifier]).size == 3_000
 
 
+@in_a_file
 def test_a_bucket_that_is_not_there_is_named_in_one_line(store: AuditStore, amazon: Amazon) -> None:
     grow_to(store, 5)
     with pytest.raises(PublicationUnavailable, match="s3://no-such-bucket/log cannot be written") as told:
@@ -860,6 +875,7 @@ def test_a_bucket_that_is_not_there_is_named_in_one_line(store: AuditStore, amaz
     assert "\n" not in str(told.value) and "secret" not in str(told.value)
 
 
+@in_a_file
 def test_missing_credentials_are_told_in_one_line(
     store: AuditStore, amazon: Amazon, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

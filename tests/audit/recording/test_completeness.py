@@ -257,12 +257,11 @@ def test_what_was_sent_to_a_pool_is_counted_by_who_sent_it(surroundings: dict[st
     assert (said["on_record"], said["elsewhere"], said["missing"]) == (7, 3, 0), "nested ones began in the pool"
 
 
-def forget(home: Path, task_run: str) -> None:
+def forget(home: Path, run: str, column: str = "task_run_id") -> None:
     """As the owner of the file can."""
     with sqlite3.connect(home / "audit.db") as database:
         for guard in ("payload_no_delete", "event_no_delete"):
-            database.execute(f"DROP TRIGGER {guard}")
-        database.execute(
-            "DELETE FROM payload WHERE event_seq IN (SELECT seq FROM event WHERE task_run_id = ?)", (task_run,)
-        )
-        database.execute("DELETE FROM event WHERE task_run_id = ?", (task_run,))
+            database.execute(f"DROP TRIGGER IF EXISTS {guard}")
+        events = f"SELECT seq FROM event WHERE {column} = ?"
+        database.execute(f"DELETE FROM payload WHERE event_seq IN ({events})", (run,))
+        database.execute(f"DELETE FROM event WHERE {column} = ?", (run,))

@@ -1,8 +1,7 @@
 """What `audit status` says of the plugin is what Prefect would do, and is told without Prefect."""
 
 import json
-import sys
-from collections.abc import Callable
+import os
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from typer.testing import CliRunner
 
 from audit.cli.app import app
 from audit.recording import activation as activating
-from audit.recording.activation import Activation, activation
+from audit.recording.activation import activation
 from audit.recording.initialise import initialise
 
 SET = "PREFECT_PLUGINS_ENABLED"
@@ -73,15 +72,9 @@ def test_it_is_on_where_prefect_has_it_on(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
-    found = activation(monkeypatch_environment(), folder)
+    found = activation(os.environ, folder)
 
     assert (found.enabled, found.by, found.problem) == (PluginsSettings().enabled, by, None)
-
-
-def monkeypatch_environment() -> dict[str, str]:
-    import os
-
-    return dict(os.environ)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +124,7 @@ def test_settings_that_cannot_be_read_are_told(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({SET: "true"}, "plugin     on, by the environment"),
+        ({SET: "true"}, "plugin     on, by the environment; not in notebooks"),
         ({SET: "false"}, "plugin     off: what does not use audit's flow and task is not recorded"),
         ({SET: "true", "PREFECT_PLUGINS_DENY": "prefect-audit"}, "plugin     records nothing: PREFECT_PLUGINS_DENY"),
     ],

@@ -96,6 +96,7 @@ def test_results_are_the_same_and_what_was_cached_without_it_is_found_with_it(
     assert (found["task_run.cached"], found["task_run.completed"], found["flow_run.completed"]) == (3, 7, 2)
 
 
+@pytest.mark.slow
 def test_a_file_with_task_runs_of_every_kind_is_on_record_in_a_process_pool_too(
     with_server: dict[str, str], tmp_path: Path
 ) -> None:

@@ -194,6 +194,34 @@ def test_a_task_run_that_is_missing_in_a_recorded_flow_run_is_named(
     assert [(one.id, one.flow_run_id, one.state) for one in found.missing] == [(lost, id, "completed")]
 
 
+def test_what_a_process_said_nobody_asked_for_is_explained(events: Events, since: datetime) -> None:
+    @flow
+    def mixed() -> None:
+        add(1)
+        unseen(1)
+
+    run(mixed, task_runs=2)
+    found = compare(open_store(), since, now=later())
+    assert found.task_runs == {"observed": 1, "not_instrumented": 1}
+    assert found.not_instrumented == {"unseen": 1}
+
+
+def test_a_run_that_is_missing_of_a_flow_that_is_recorded_is_not_explained(
+    events: Events, home: Path, since: datetime
+) -> None:
+    """Whoever records a flow wants each of its runs; what nobody ever recorded is no loss."""
+    kept, lost = run(adds, 1, task_runs=1), run(adds, 2, task_runs=2)
+    run(nobodys_flow, [1], task_runs=1)
+    forget(home, lost, column="flow_run_id")
+
+    found = compare(open_store(), since, now=later())
+
+    assert found.flow_runs == {"observed": 1, "missing": 1, "not_instrumented": 1}
+    assert found.task_runs == {"observed": 1, "missing": 2, "not_instrumented": 1}
+    assert {one.flow_run_id or one.id for one in found.missing} == {lost}
+    assert kept != lost
+
+
 def test_what_prefect_lost_is_listed_and_no_error(events: Events, since: datetime) -> None:
     strange = task_run_of(uuid7(), datetime.now(UTC))
     append_states(strange, "running", "completed")
@@ -379,7 +407,7 @@ class Refuses(BaseHTTPRequestHandler):
         self.send_response(500)
         self.end_headers()
 
-    do_GET = do_POST = answer  # noqa: N815  # names of the standard library's
+    do_GET = do_POST = answer
 
     def log_message(self, format: str, *args: object) -> None: ...
 

@@ -4,27 +4,27 @@ Against a real Prefect server, inside this process; what takes a worker of its o
 """
 
 import asyncio
+import gc
 import threading
-from contextvars import copy_context
 from itertools import pairwise
 from uuid import UUID
 
 import pytest
 from prefect import allow_failure, runtime
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.responses import SetStateStatus
 from prefect.exceptions import FlowPauseTimeout, Pause
-from prefect.flow_engine import run_flow
 from prefect.flow_runs import apause_flow_run, pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
-from prefect.states import Scheduled, Suspended
+from prefect.states import Cancelling, Scheduled, Suspended
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.task_worker import TaskWorker
 from prefect.transactions import atransaction, transaction
 
 from audit import flow, task
 from audit.events.event import uuid8
-from audit.recording import bindings, runs
+from audit.recording import bindings, hooks, runs
+from tests.audit.recording import waiting
+from tests.audit.recording.waiting import deployed, executed, pauses, resume, somebody_resumes
 
 pytestmark = pytest.mark.xdist_group("prefect")
 
@@ -60,25 +60,6 @@ def server_states(run_id):
     with get_client(sync_client=True) as client:
         told = client._client.get("/flow_run_states/", params={"flow_run_id": str(run_id)}).json()
     return [(state["name"], state["id"]) for state in told]
-
-
-def somebody_resumes(**answer):
-    """Somebody resumes the run around this call as soon as it is paused and its form is there, as the UI does it."""
-
-    def resume(run_id: UUID) -> None:
-        with get_client(sync_client=True) as client:
-            while client.resume_flow_run(run_id, run_input=answer or None).status != SetStateStatus.ACCEPT:
-                pass
-
-    here = copy_context()
-    threading.Thread(target=here.run, args=(resume, UUID(runtime.flow_run.id)), daemon=True).start()
-
-
-@flow
-def pauses():
-    somebody_resumes()
-    pause_flow_run(timeout=60, poll_interval=1)
-    return step()
 
 
 @flow
@@ -140,25 +121,6 @@ def test_a_subflow_pauses_for_itself(events):
     assert types(of(found, "around")) == ["running", "completed"]
 
 
-def deployed(made):
-    """A flow run of `made` as a worker gets it: there is a deployment, which has run it."""
-    with get_client(sync_client=True) as client:
-        deployment = client.create_deployment(client.create_flow(made), name="test")
-        return client.create_flow_run_from_deployment(deployment).id
-
-
-def executed(made, run_id):
-    """What a process does that a worker starts for a run."""
-    with get_client(sync_client=True) as client:
-        flow_run = client.read_flow_run(run_id)
-    return run_flow(made, flow_run=flow_run, return_type="state")
-
-
-def resume(run_id):
-    with get_client(sync_client=True) as client:
-        client.resume_flow_run(run_id)
-
-
 def test_a_suspended_run_goes_on_in_the_same_attempt_and_takes_its_results_from_the_cache(events):
     @flow(persist_result=True)
     def suspends():
@@ -169,7 +131,6 @@ def test_a_suspended_run_goes_on_in_the_same_attempt_and_takes_its_results_from_
     run_id = deployed(suspends)
     with pytest.raises(Pause):
         executed(suspends, run_id)
-    assert str(run_id) not in runs._flow_runs, "nothing is kept of what has left"
     resume(run_id)
     executed(suspends, run_id)
 
@@ -181,6 +142,16 @@ def test_a_suspended_run_goes_on_in_the_same_attempt_and_takes_its_results_from_
         (event["payload"]["state"], event["payload"]["state_id"]) for event in found[:3]
     ]
     assert types(events("task_run.*")) == ["running", "completed", "running", "cached", "running", "completed"]
+
+
+def test_nothing_is_kept_of_a_run_that_has_left(events):
+    gc.collect()
+    before = runs.known_here()
+    with pytest.raises(Pause):
+        executed(waiting.suspends, deployed(waiting.suspends))
+    gc.collect()
+    assert types(events("flow_run.*")) == ["running", "suspended"]
+    assert runs.known_here() <= before
 
 
 def test_a_run_that_is_suspended_from_outside_leaves_at_its_next_task_and_what_that_interrupts_has_an_end(events):
@@ -200,6 +171,37 @@ def test_a_run_that_is_suspended_from_outside_leaves_at_its_next_task_and_what_t
     assert types(events("flow_run.*")) == ["running", "suspended"]
     assert types(of(events("task_run.*"), "goes_on_and_on")) == ["running", "cancelled"]
     assert {event["payload"]["error"]["kind"] for event in events("task_run.cancelled")} == {"prefect.exceptions.Pause"}
+
+
+def test_what_is_cancelled_once_more_is_told_once_more(events):
+    @flow
+    def cancelled():
+        return None
+
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(deployed(cancelled))
+    for run_count in (1, 1, 2):  # twice for one cancellation, as a worker that polls and listens may call
+        hooks.record_flow_end(cancelled, run.model_copy(update={"run_count": run_count}), Cancelling())
+    assert attempts(events("flow_run.cancelled")) == [1, 2]
+
+
+def test_a_subflow_that_somebody_cancels_alone_goes_on_until_its_end(events):
+    @flow
+    def inner():
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(runtime.flow_run.id), Cancelling())
+        return step(1)
+
+    @flow
+    def outer():
+        inner(return_state=True)
+
+    outer()
+    found = events("flow_run.*")
+    assert types(of(found, "inner")) == ["running", "cancelled"]
+    assert types(of(found, "outer")) == ["running", "completed"]
+    assert types(events("task_run.*")) == ["running", "completed"]
+    assert server_states(of(found, "inner")[0]["flow_run_id"])[-1][0] == "Cancelling", "and there it stays for ever"
 
 
 def test_a_failed_run_that_somebody_retries_is_a_further_attempt(events):

@@ -365,3 +365,42 @@ def test_lines_are_found_by_keys_and_stop_at_what_is_there(tmp_path: Path) -> No
     assert line_of(file, "drift", "share") == 20
     assert where(load_spec(file), "slices", 0) == "trips.yaml:21"
     assert where(Spec.model_validate_json(load_spec(file).model_dump_json()), "slices") == "trips"
+
+
+def retained(**said: object) -> str:
+    return TRIPS + yaml.safe_dump({"retention": said})
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"regimes": ["eu-ai-act"], "runs": "5 months"}, "for 6 months at least, by Articles 19(1) and 26(6)"),
+        ({"regimes": ["reg-b"], "lineage": "2 years"}, "lineage: 2 years is too short. Keep them for 25 months"),
+        ({"regimes": ["eu-ai-act", "reg-b"], "runs": "1 year"}, "by 12 CFR 1002.12(b)(1), Regulation B."),
+        ({"regimes": ["part-11"]}, "21 CFR 11.10(c) and (e) has an audit trail kept as long as the records"),
+        ({"regimes": ["part-11"], "records": "7 years", "runs": "83 months"}, "by `records`, the life of the records"),
+        ({"records": "forever", "runs": "99 years"}, "runs: 99 years is too short. Keep them for ever"),
+        ({"decisions": "2 years", "findings": "1 year"}, "findings: 1 year is shorter than decisions: 2 years"),
+        ({"runs": "6 weeks"}, "retention.runs: '6 weeks' is no time. Write `25 months`"),
+        ({"regimes": ["gdpr"]}, "'gdpr' is none of eu-ai-act, reg-b, part-11"),
+    ],
+)  # fmt: skip
+def test_a_time_below_the_law_is_refused_with_its_clause(said: dict[str, object], error: str) -> None:
+    assert error in error_of(retained(**said))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {}, {"runs": "1 month"}, {"regimes": ["eu-ai-act"], "runs": "6 months"},
+        {"regimes": ["reg-b"], "decisions": "25 months", "findings": "25 months"},
+        {"regimes": ["part-11"], "records": "7 years", "runs": "7 years"}, {"records": "forever"},
+    ],
+)  # fmt: skip
+def test_a_time_that_the_law_allows_is_taken(said: dict[str, object]) -> None:
+    assert parse_spec(retained(**said), "trips.yaml").retention.model_dump(exclude_unset=True).keys() == said.keys()
+
+
+def test_where_nothing_is_said_everything_is_kept() -> None:
+    kept = parse_spec(TRIPS, "trips.yaml").retention
+    assert {kept.decisions, kept.runs, kept.findings, kept.lineage} == {"forever"}

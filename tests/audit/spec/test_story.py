@@ -24,7 +24,7 @@ def test_every_stage_is_told_with_what_the_spec_says_of_it() -> None:
 
     assert list(said) == [
         "ingest", "validate", "features", "split", "train", "gates", "promote", "score", "drift", "performance",
-        "alerts", "schedule",
+        "alerts", "schedule", "retention",
     ]  # fmt: skip
     assert "replaced by a keyed hash: rider" in said["ingest"]
     assert "dropped before anything is written: phone" in said["ingest"]
@@ -55,6 +55,8 @@ def test_every_stage_is_told_with_what_the_spec_says_of_it() -> None:
         ({"performance": {"delay_days": 30}}, "performance", "30 days after the window's end"),
         ({"expectations": "gx/trips"}, "validate", "the suite trips of gx, beside these"),
         ({"slices": ["zone"]}, "gates", "figures are taken apart by zone"),
+        ({"retention": {"runs": "1 year"}}, "retention", "of runs is kept for 1 year, then withdrawn"),
+        ({}, "retention", "of decisions, runs, findings, lineage is kept for ever"),
     ],
 )
 def test_a_stage_says_what_the_spec_changes(changes: dict[str, object], stage: str, expected: str) -> None:

@@ -250,11 +250,13 @@ def rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
-def pages(path: Path) -> dict[str, int]:
-    """Where the tables of evidence and their indexes begin in the file."""
+def pages(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the tables of evidence and their indexes begin in the file, and as which of all that was defined."""
     with closing(sqlite3.connect(path)) as database:
-        found = database.execute("SELECT name, tbl_name, rootpage FROM sqlite_master WHERE type IN ('table', 'index')")
-        return {name: page for name, table, page in found if table in EVIDENCE}
+        found = database.execute(
+            "SELECT name, tbl_name, rootpage, rowid FROM sqlite_master WHERE type IN ('table', 'index')"
+        )
+        return {name: (page, row) for name, table, page, row in found if table in EVIDENCE}
 
 
 def definitions(path: Path) -> set[tuple[str, str, str]]:

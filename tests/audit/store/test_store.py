@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,18 +12,19 @@ from sqlalchemy import Connection, inspect
 
 from audit.errors import StoreUnavailable
 from audit.events.event import Event, make_event, uuid7
-from audit.events.payloads import RunState, StageFacts, StoreFacts, Used
+from audit.events.payloads import ExpiryFacts, RunState, StageFacts, StoreFacts, Used
 from audit.settings import settings
 from audit.store import read
 from audit.store.append import append, append_decided
-from audit.store.engine import HEAD, AuditStore, open_existing, open_store
+from audit.store.engine import HEAD, AuditStore, close_stores, make_store, open_existing, open_store
 from audit.store.migrations import config
 from audit.store.tables import SQLModel
+from tests.stores import REFUSED, in_a_file, rows, tried
 
 
 @pytest.fixture
 def store(home: Path) -> AuditStore:
-    return open_store()
+    return make_store()
 
 
 def an_event(**given: str) -> Event:
@@ -43,26 +45,22 @@ def a_state(run: str, type: str, *, time: str | None = None, **facts: object) ->
     )
 
 
-def raw(home: Path) -> sqlite3.Connection:
-    return sqlite3.connect(home / "audit.db", isolation_level=None)
-
-
-def test_what_was_appended_is_read_back_to_the_byte(store: AuditStore, home: Path) -> None:
+def test_what_was_appended_is_read_back_to_the_byte(store: AuditStore) -> None:
     event = an_event()
 
     assert append(store, [event]) == 1
 
-    row = raw(home).execute("SELECT envelope, salt, body FROM event JOIN payload ON event_seq = seq").fetchone()
+    (row,) = rows("SELECT envelope, salt, body FROM event JOIN payload ON event_seq = seq")
     assert row == (event.envelope, event.salt, event.body)
 
 
-def test_the_first_envelope_of_an_id_wins_and_keeps_its_salt(store: AuditStore, home: Path) -> None:
+def test_the_first_envelope_of_an_id_wins_and_keeps_its_salt(store: AuditStore) -> None:
     first = an_event()
     append(store, [first])
 
     assert append(store, [an_event(id=first.id)]) == 0
 
-    assert raw(home).execute("SELECT salt FROM payload").fetchall() == [(first.salt,)]
+    assert rows("SELECT salt FROM payload") == [(first.salt,)]
 
 
 def copied(seq: int, id: str) -> str:
@@ -74,59 +72,80 @@ def copied(seq: int, id: str) -> str:
     return f"INSERT INTO event (seq, id, {columns}) SELECT {seq}, '{id}', {columns} FROM event WHERE seq = 1"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        "UPDATE event SET severity = 'info'",
-        "UPDATE OR REPLACE event SET id = 'x'",
-        "DELETE FROM event",
-        "UPDATE payload SET body = '{}'",
-        "DELETE FROM payload",
-        "INSERT OR REPLACE INTO payload SELECT event_seq, salt, '{}' FROM payload",
-        "INSERT INTO payload SELECT max(seq) + 1, x'00', '{}' FROM event",
-        "INSERT INTO payload VALUES (1, x'00', '{}')",
-        copied(-1, "x"),
-        copied(0, "x"),
-        copied(4, "x"),
-        copied(9223372036854775807, "x"),
-        copied(3, "x"),  # the columns say x, the envelope says otherwise
-        "INSERT INTO withdrawal VALUES (1, 1)",
-        "INSERT INTO withdrawal VALUES (1, 2)",
-    ],
+ON_BOTH = (
+    "UPDATE event SET severity = 'info'",
+    "DELETE FROM event",
+    "UPDATE payload SET body = '{}'",
+    "DELETE FROM payload",
+    copied(3, "x"),  # the columns say x, the envelope says otherwise
+    "INSERT INTO withdrawal VALUES (1, 1)",
+    "INSERT INTO withdrawal VALUES (1, 2)",
+    "INSERT INTO leaf VALUES (1, 1, '')",
+    "INSERT INTO checkpoint VALUES (0, '')",
 )
-def test_the_database_refuses(store: AuditStore, home: Path, change: str) -> None:
+OF_SQLITE = (
+    "UPDATE OR REPLACE event SET id = 'x'",
+    "INSERT OR REPLACE INTO payload SELECT event_seq, salt, '{}' FROM payload",
+    "INSERT INTO payload SELECT max(seq) + 1, x'00', '{}' FROM event",
+    "INSERT INTO payload VALUES (1, x'00', '{}')",
+    *(copied(seq, "x") for seq in (-1, 0, 4, 9223372036854775807)),
+)
+OF_POSTGRES = (
+    *(f"TRUNCATE {table} CASCADE" for table in ("event", "payload", "withdrawal", "leaf", "node", "checkpoint")),
+    "TRUNCATE anchor",
+    "INSERT INTO payload SELECT 7, '\\x00', '{}'",
+    "INSERT INTO payload VALUES (1, '\\x00', '{}')",
+    "INSERT INTO payload VALUES (1, '\\x00', '{}') ON CONFLICT (event_seq) DO UPDATE SET body = '{}'",
+    f"{copied(4, 'x')}",  # a number of one's own
+    "UPDATE event SET seq = DEFAULT",
+    "MERGE INTO event USING (VALUES (1)) AS of (seq) ON event.seq = of.seq WHEN MATCHED THEN DELETE",
+)
+
+
+@pytest.mark.parametrize(
+    ("home", "change"),
+    [
+        *(("sqlite", change) for change in (*ON_BOTH, *OF_SQLITE)),
+        *(("postgresql", change) for change in (*ON_BOTH, *OF_POSTGRES)),
+    ],
+    indirect=["home"],
+)
+def test_the_database_refuses(store: AuditStore, change: str) -> None:
     append(store, [an_event(), an_event()])
 
-    with pytest.raises(sqlite3.IntegrityError):
-        raw(home).execute(change)
+    with pytest.raises(REFUSED):
+        tried(change)
 
     assert append(store, [an_event()]) == 1  # and nobody is kept from writing
 
 
-def test_replacing_an_event_leaves_the_first(store: AuditStore, home: Path) -> None:
+@in_a_file  # PostgreSQL has no OR REPLACE
+def test_replacing_an_event_leaves_the_first(store: AuditStore) -> None:
     append(store, [first := an_event()])
-    before = raw(home).execute("SELECT * FROM event").fetchall()
+    before = rows("SELECT * FROM event")
     forged = an_event(id=first.id, severity="critical")
 
     names = [field.name for field in fields(Event) if field.name not in ("salt", "body")]
     marks = ", ".join(f":{name}" for name in names)
-    raw(home).execute(f"INSERT OR REPLACE INTO event ({', '.join(names)}) VALUES ({marks})", asdict(forged))
+    with closing(sqlite3.connect(store.path or "", isolation_level=None)) as database:
+        database.execute(f"INSERT OR REPLACE INTO event ({', '.join(names)}) VALUES ({marks})", asdict(forged))
 
-    assert raw(home).execute("SELECT * FROM event").fetchall() == before
+    assert rows("SELECT * FROM event") == before
 
 
-def test_a_payload_can_go_once_its_withdrawal_is_there(store: AuditStore, home: Path) -> None:
-    erased = an_event()
-    append(store, [erased, an_event()])
-    database = raw(home)
-    database.execute("DROP TRIGGER withdrawal_permitted")  # no event type that permits it exists yet
-    database.execute("INSERT INTO withdrawal VALUES (1, 2)")
+def test_a_payload_can_go_once_its_withdrawal_is_there(store: AuditStore) -> None:
+    erased, kept = an_event(), an_event()
+    policy = {"spec": "f", "of": "runs", "kept": "6 months", "policy": "x", "period": "2026-01"}
+    facts = ExpiryFacts(**policy, bundle="sha256:x", place="elsewhere", events=[erased.id])
+    expiry = make_event("retention.expired", facts, source="t", subject="store", actor="p:t")
+    append(store, [erased, kept, expiry])
+    tried("INSERT INTO withdrawal SELECT min(seq), max(seq) FROM event")
 
-    database.execute("DELETE FROM payload WHERE event_seq = 1")
+    tried("DELETE FROM payload WHERE event_seq = 1")
 
-    assert database.execute("SELECT event_seq FROM payload").fetchall() == [(2,)]
+    assert rows("SELECT event_seq FROM payload ORDER BY event_seq") == [(2,), (3,)]
     assert append(store, [erased]) == 0  # and a replay does not bring it back
-    assert database.execute("SELECT event_seq FROM payload").fetchall() == [(2,)]
+    assert rows("SELECT event_seq FROM payload ORDER BY event_seq") == [(2,), (3,)]
 
 
 def test_migrations_and_tables_describe_the_same_database(store: AuditStore) -> None:
@@ -153,25 +172,27 @@ def test_every_envelope_key_has_its_column(store: AuditStore) -> None:
     assert columns == {*json.loads(an_event().envelope), "seq", "envelope"}
 
 
+@in_a_file  # PostgreSQL's has a schema of its own
 def test_another_applications_database_is_left_alone(home: Path) -> None:
     home.mkdir()
-    raw(home).execute("CREATE TABLE orders (id INTEGER)")
+    tried("CREATE TABLE orders (id INTEGER)")
 
     with pytest.raises(StoreUnavailable, match="another application"):
         open_store()
 
-    assert raw(home).execute("SELECT name FROM sqlite_master").fetchall() == [("orders",)]
+    assert rows("SELECT name FROM sqlite_master") == [("orders",)]
 
 
-def test_a_newer_schema_is_refused(store: AuditStore, home: Path) -> None:
-    raw(home).execute("UPDATE alembic_version SET version_num = '9999'")
-    from audit.store.engine import close_stores
+@pytest.mark.usefixtures("store")
+def test_a_newer_schema_is_refused() -> None:
+    tried("UPDATE alembic_version SET version_num = '9999'")
 
     close_stores()
     with pytest.raises(StoreUnavailable, match="newer release"):
         open_store()
 
 
+@in_a_file
 def test_a_file_that_is_no_database_is_named(home: Path) -> None:
     home.mkdir()
     (home / "audit.db").write_bytes(b"no database at all, but long enough to have a header" * 20)
@@ -180,6 +201,7 @@ def test_a_file_that_is_no_database_is_named(home: Path) -> None:
         open_store()
 
 
+@in_a_file
 def test_a_store_that_is_not_there_is_not_made_by_reading(home: Path) -> None:
     with pytest.raises(StoreUnavailable, match="no audit store"):
         open_existing()
@@ -262,7 +284,8 @@ def test_a_home_with_odd_letters_is_one_folder(tmp_path: Path, monkeypatch: pyte
     settings.cache_clear()
 
 
-@pytest.mark.parametrize("url", ["postgresql://db/audit", "sqlite://", "no address"])
+@in_a_file
+@pytest.mark.parametrize("url", ["mysql://db/audit", "sqlite://", "no address", "postgresql+psycopg2://db/audit"])
 def test_another_kind_of_database_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("AUDIT_DATABASE_URL", url)
     settings.cache_clear()
@@ -271,18 +294,51 @@ def test_another_kind_of_database_is_refused(home: Path, monkeypatch: pytest.Mon
         open_store()
 
 
-def test_an_append_that_the_database_drops_in_silence_is_told(store: AuditStore, home: Path) -> None:
-    raw(home).execute("CREATE TRIGGER quiet BEFORE INSERT ON event BEGIN SELECT RAISE(IGNORE); END")
+QUIET = {
+    "sqlite": "CREATE TRIGGER quiet BEFORE INSERT ON event BEGIN SELECT RAISE(IGNORE); END",
+    "a trigger": """CREATE FUNCTION quiet() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+                    CREATE TRIGGER a BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION quiet()""",
+    "another in its place": """CREATE OR REPLACE FUNCTION event_is_its_envelope() RETURNS trigger LANGUAGE plpgsql
+                               SECURITY DEFINER SET search_path = audit, pg_temp AS $$ BEGIN RETURN NULL; END $$""",
+}
+
+
+@pytest.mark.parametrize(
+    ("home", "change"),
+    [("sqlite" if name == "sqlite" else "postgresql", change) for name, change in QUIET.items()],
+    ids=QUIET,
+    indirect=["home"],
+)
+def test_an_append_that_the_database_drops_in_silence_is_told(store: AuditStore, change: str) -> None:
+    tried(change)
 
     with pytest.raises(StoreUnavailable, match="does not say why"):
         append(store, [an_event()])
     assert not read.guards_in_place(store)
 
 
-def test_the_guards_are_those_that_were_made(store: AuditStore, home: Path) -> None:
+LIFTED = (
+    "DROP TRIGGER event_insert_only ON event",
+    "ALTER TABLE payload DISABLE TRIGGER payload_no_delete",
+    "ALTER TABLE event DISABLE TRIGGER USER",
+    "ALTER TABLE leaf ENABLE ALWAYS TRIGGER leaf_insert_only",
+    "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
+    "ALTER FUNCTION payload_no_delete() RESET ALL",
+    "ALTER FUNCTION checkpoint_grows() SECURITY INVOKER",
+    "CREATE RULE quiet AS ON INSERT TO event DO INSTEAD NOTHING",
+    "ALTER TABLE payload ENABLE ROW LEVEL SECURITY",
+)
+
+
+@pytest.mark.parametrize(
+    ("home", "change"),
+    [("sqlite", "DROP TRIGGER event_no_update"), *(("postgresql", change) for change in LIFTED)],
+    indirect=["home"],
+)
+def test_the_guards_are_those_that_were_made(store: AuditStore, change: str) -> None:
     assert read.guards_in_place(store)
 
-    raw(home).execute("DROP TRIGGER event_no_update")
+    tried(change)
 
     assert not read.guards_in_place(store)
 
