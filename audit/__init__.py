@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from audit.events.event import Event as AuditEvent
     from audit.events.references import DatasetVersion, ModelVersion, Report
     from audit.recording.decorators import flow, instrument, task
-    from audit.recording.recorder import record
+    from audit.recording.recorder import record, record_many
     from audit.store.engine import AuditStore
 
 __all__ = [
-    "AuditEvent", "AuditStore", "DatasetVersion", "ModelVersion", "Report", "flow", "instrument", "record", "task",
+    "AuditEvent", "AuditStore", "DatasetVersion", "ModelVersion", "Report", "flow", "instrument", "record",
+    "record_many", "task",
 ]  # fmt: skip
 
 _HOMES = {
@@ -26,6 +27,7 @@ _HOMES = {
     "flow": ("audit.recording.decorators", "flow"),
     "instrument": ("audit.recording.decorators", "instrument"),
     "record": ("audit.recording.recorder", "record"),
+    "record_many": ("audit.recording.recorder", "record_many"),
     "task": ("audit.recording.decorators", "task"),
 }
 

@@ -21,7 +21,7 @@ from audit.roots import folder_of
 from audit.settings import settings
 from audit.spec.model import Spec
 from audit.store import read
-from audit.store.engine import open_existing
+from audit.store.engine import open_existing, store_path
 from tasks import _frames as frames
 
 LATE = timedelta(minutes=15)  # so long after its time a run has not started because nothing starts it
@@ -78,7 +78,9 @@ def store_holds(about: Subject) -> Check:
     if not read.guards_in_place(store):
         return _wrong("store", f"{store.name} has not the triggers that it was made with. See `audit status`; keep it.")
     if unsafe := read.not_durable(store):
-        return _wrong("store", f"{store.name} runs with {' and '.join(unsafe)} off: a power cut loses what was recorded.")
+        return _wrong(
+            "store", f"{store.name} runs with {' and '.join(unsafe)} off: a power cut loses what was recorded."
+        )
     return _fine("store", f"{store.name}, guards in place")
 
 
@@ -168,7 +170,7 @@ def record_is_complete(about: Subject) -> Check:
 
 def disk_has_room(about: Subject) -> Check:
     """Where store and artifacts live there is room for more. A database on a server has its disk there, not here."""
-    store = open_existing().path
+    store = store_path(settings())
     folders = [settings().home, store and store.parent, folder_of(settings().artifacts_url)]
     free = {root: shutil.disk_usage(_existing(root)).free / GIB for root in dict.fromkeys(folders) if root}
     root, least = min(free.items(), key=lambda known: known[1])

@@ -74,7 +74,8 @@ def disagreement(claim: Claim) -> str:
     """How the events differ from what is claimed of them; empty where they do not."""
     said = f"says that {many(claim.on_record, 'task run')} of {_named(claim)} stood before it"
     if claim.found < claim.on_record:
-        return f"{said}, {claim.found:,} do: {claim.on_record - claim.found:,} were removed"
+        removed = claim.on_record - claim.found
+        return f"{said}: {claim.found:,} do, {removed:,} {'was' if removed == 1 else 'were'} removed"
     if claim.found == claim.on_record and "sha256:" + claim.over.hexdigest() != claim.digest:
         return f"{said}: as many do, but not the same ones"
     return ""

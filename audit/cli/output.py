@@ -29,7 +29,11 @@ READER_GONE = 141  # exit code, as of a program that SIGPIPE ended
 
 SEVERITIES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red", "critical": "bold red"}
 STATES = {
+    "scheduled": "cyan",
     "running": "blue",
+    "paused": "yellow",
+    "suspended": "yellow",
+    "resumed": "blue",
     "completed": "green",
     "cached": "cyan",
     "retrying": "yellow",

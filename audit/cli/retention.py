@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from audit.store.read import Recorded
 
 retention = typer.Typer(
-    no_args_is_help=True, rich_markup_mode=None, help="Export payloads whose time is up, and withdraw them."
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Export payloads whose time is up, and withdraw them.\n\nExample: audit retention run --dry-run",
 )
-hold = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Keep payloads whatever their policy says.")
+hold = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Keep payloads whatever their policy says.\n\nExample: audit hold list",
+)
 
 Specs = Annotated[
     list[Path] | None,

@@ -31,6 +31,8 @@ from audit.recording import circumstances, completeness, hooks, runs
 from audit.recording.hooks import ENGINE, WRAPPER, AnyFlow, AnyTask, done, warn_if_lost
 from audit.settings import strict
 
+STRICT_HINT = "Mend the audit store and its spool, or set AUDIT_MODE=spool."
+
 Bindable = TypeVar("Bindable", bound=AnyFlow | AnyTask)
 Body = Callable[..., Any]
 
@@ -175,7 +177,7 @@ class Attempt:
         if id not in known.recorded and strict():
             raise AuditUnavailable(
                 f"Task run {task_run.name} was not begun, for it could not be put on record.",
-                hint="Mend the audit store and its spool, or set AUDIT_MODE=spool.",
+                hint=STRICT_HINT,
             )
 
 
@@ -360,6 +362,29 @@ def _sending(original: Body) -> Body:
     return init
 
 
+def _calling(original: Body) -> Body:
+    """The last thing before a flow's body: what is raised here fails the run. What a hook raises is only logged."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _demand_begun_on_record()
+        return original(*args, **kwargs)
+
+    async def call_async(*args: Any, **kwargs: Any) -> Any:
+        _demand_begun_on_record()
+        return await original(*args, **kwargs)
+
+    return call_async if inspect.iscoroutinefunction(original) else call
+
+
+def _demand_begun_on_record() -> None:
+    around = FlowRunContext.get()
+    flow_run = around.flow_run if around else None
+    if flow_run is not None and runs.of_flow_run(flow_run).unrecorded and strict():
+        raise AuditUnavailable(
+            f"Flow run {flow_run.name} was not begun, for it could not be put on record.", hint=STRICT_HINT
+        )
+
+
 def _failing(original: Body) -> Body:
     def fail(engine: Any, exc: Exception, *args: Any, **kwargs: Any) -> Any:
         if is_bound(engine.flow):
@@ -453,6 +478,9 @@ _EMITTED = ("task_run", "initial_state", "validated_state", "follows")
 _POINTS = (
     Point("PrefectTaskRunFuture.__init__", futures.PrefectTaskRunFuture, _sending, ("self", "task_run_id")),
     Point("task_engine.emit_task_run_state_change_event", task_engine, _emitting, _EMITTED),
+    Point("FlowRunEngine.call_flow_fn", flow_engine.FlowRunEngine, _calling, ("self",)),
+    Point("AsyncFlowRunEngine.call_flow_fn", flow_engine.AsyncFlowRunEngine, _calling, ("self",)),
+    Point("flow_engine.parameters_to_args_kwargs", flow_engine, _calling, ("fn", "parameters")),  # before a generator
     Point("FlowRunEngine.handle_exception", flow_engine.FlowRunEngine, _failing, ("self", "exc")),
     Point("FlowRunEngine.handle_timeout", flow_engine.FlowRunEngine, _failing, ("self", "exc")),
     Point("AsyncFlowRunEngine.handle_exception", flow_engine.AsyncFlowRunEngine, _failing, ("self", "exc")),

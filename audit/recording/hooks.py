@@ -59,9 +59,10 @@ async def record_async_task_end(task: AnyTask, task_run: TaskRun, state: State[A
 def record_flow_running(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
     """Hook of sync flows for on_running: the first attempt, every further one, and what goes on after a suspension."""
     resumed = bool(flow_run.empirical_policy.resuming)
-    runs.of_flow_run(flow_run).attempts = _flow_attempt(flow_run) + (not resumed)
+    known = runs.of_flow_run(flow_run)
+    known.attempts = _flow_attempt(flow_run) + (not resumed)
     done(completeness.flow_began, flow_run)
-    warn_if_lost(record_flow_state, flow, flow_run, state, HOOK, resumed=resumed)
+    known.unrecorded = not warn_if_lost(record_flow_state, flow, flow_run, state, HOOK, resumed=resumed)
 
 
 def record_flow_end(flow: AnyFlow, flow_run: FlowRun, state: State[Any]) -> None:
@@ -99,14 +100,17 @@ async def record_async_flow_end(flow: AnyFlow, flow_run: FlowRun, state: State[A
     await asyncio.to_thread(record_flow_end, flow, flow_run, state)
 
 
-def warn_if_lost(write: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
-    """Call `write`; a failure of ours becomes a warning, for a run's outcome is the user's, not ours.
+def warn_if_lost(write: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:
+    """Call `write`; a failure of ours becomes a warning, for a run's outcome is the user's, not ours. Whether it went
+    well.
 
     SystemExit is ours too, since none of the user's code runs in here. KeyboardInterrupt, SIGTERM and the
     CancelledError of a time-out that strikes meanwhile belong to the run, so they pass.
     """
-    if not done(write, *args, **kwargs):
+    written = done(write, *args, **kwargs)
+    if not written:
         done(recorder.count_lost, _name(write))
+    return written
 
 
 def done(step: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> bool:

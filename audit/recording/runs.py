@@ -59,6 +59,7 @@ class KnownFlowRun:
     """One flow run; `attempts` counts how often it began to run, `paused_at` is when it began to wait."""
 
     attempts: int = 0
+    unrecorded: bool = False  # whether the beginning of its last attempt could not be put on record
     paused_at: datetime | None = None
     parent: UUID | None = None
     parameters: list[Named] | None = None

@@ -9,7 +9,9 @@ behind it go home.
 """
 
 import os
+import sqlite3
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import orjson
-from sqlalchemy import Connection, text
+from sqlalchemy import text
 
 from audit.errors import StoreDamaged, StoreRefused, StoreUnavailable
 from audit.events.canonical import timestamp
@@ -149,11 +151,9 @@ def contents(path: Path) -> list[Contents]:
 
 def _contents(file: Path) -> Contents:
     try:
+        if not (tables := _tables(file)):
+            return Contents(file, 0)
         with opened(file).reading() as connection:
-            tables = _tables(connection)
-            if not tables:
-                return Contents(file, 0)
-            _demand_ours(file, tables)
             rows = connection.execute(text("SELECT type, count(*) FROM event GROUP BY type ORDER BY type"))
             types = {row.type: int(row[1]) for row in rows}
             oldest = connection.execute(text("SELECT min(recorded_at) FROM event")).scalar()
@@ -180,10 +180,7 @@ def _places(path: Path) -> Iterator[Path]:
 
 @lru_cache(maxsize=8)
 def _opened(path: Path, _process: int, _file: tuple[int, int]) -> AuditStore:
-    made = opened(path)
-    with made.reading() as connection:
-        tables = _tables(connection)
-    _demand_ours(path, tables)
+    tables, made = _tables(path), opened(path)
     if not tables >= OURS:
         with made.writing() as connection:
             for table in _TABLES:
@@ -191,13 +188,16 @@ def _opened(path: Path, _process: int, _file: tuple[int, int]) -> AuditStore:
     return made
 
 
-def _tables(connection: Connection) -> set[str]:
-    return set(connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'table'")).scalars())
+def _tables(path: Path) -> set[str]:
+    """Of the file, none of a new one. Looked for without our settings, which would change another's file for good.
 
-
-def _demand_ours(path: Path, tables: set[str]) -> None:
+    Raises StoreDamaged for one that is not ours.
+    """
+    with opened(path).naming(), closing(sqlite3.connect(path)) as database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if tables and not ({"event", "payload"} <= tables and "alembic_version" not in tables):  # which a store has
         raise StoreDamaged(f"{path} is a database of another application.", hint=LOOK_HINT)
+    return tables
 
 
 def _empty(waiting: AuditStore, store: AuditStore, replayed: Replayed, *, refused_too: bool) -> None:

@@ -106,6 +106,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION leaf_takes_the_next_idx()""",
 FOR EACH ROW EXECUTE FUNCTION checkpoint_grows()""",
 )
 
+
 def _run_view(kind: str, columns: str) -> str:
     """As SQLite's: a run is its first event joined with its last. That no event is earlier says the planner how many
     runs there are: of an equal number in a subquery it expects few, and would sort them all to find the latest."""

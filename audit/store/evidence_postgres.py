@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 AT_ONCE = 1_000  # rows that come in one answer
 SORTING = "64MB"  # of the server's memory, for each of the readings that are open at once; beyond it files
+UNASKED = (
+    "Indexes were not held against the rows, for that takes PostgreSQL's extension amcheck and a role that may call "
+    "it. What was read here was read without them."
+)
 CORRUPT = ("XX001", "XX002")  # data_corrupted, index_corrupted
 
 # A role, a database or whoever started the server may have set any of these to something else.
@@ -62,6 +66,38 @@ _SAID = f"CROSS JOIN LATERAL (SELECT {', '.join(f'e.{key}' for key in sorted(ENV
 _CELLS = ("envelope", *ENVELOPE_KEYS)
 _AS_TEXT = ", ".join(f"{name}::text" for name in _CELLS)
 _PLAIN = "p.salt IS NOT NULL AND p.body IS NOT NULL"
+
+_STRAYS = (  # query, what it is, what is wrong with it
+    (
+        f"""SELECT p.event_seq FROM {_PAYLOAD} p
+             WHERE NOT EXISTS (SELECT FROM {_EVENT} e WHERE e.seq = p.event_seq)
+               AND NOT EXISTS (SELECT FROM {_LEAF} l WHERE l.event_seq = p.event_seq AND l.idx IS NOT NULL)""",
+        "payload at event_seq {}",
+        "belongs to no event",
+    ),
+    (
+        f"SELECT seq FROM {_EVENT} e WHERE seq < 1 OR seq IS NULL",
+        "event at seq {}",
+        "stands where it does not belong",
+    ),
+    (f"SELECT seq FROM {_EVENT} e GROUP BY seq HAVING count(*) > 1", "event at seq {}", "is there twice"),
+    (f"SELECT id FROM {_EVENT} e GROUP BY id HAVING count(*) > 1", "event {}", "is there twice"),
+    (f"SELECT event_seq FROM {_LEAF} l WHERE idx IS NULL", "leaf of event_seq {}", "has no index"),
+    (
+        f"""SELECT max(idx), min(idx) FROM {_LEAF} l WHERE event_seq IS NOT NULL
+             GROUP BY event_seq HAVING count(*) > 1""",
+        "leaf {}",
+        "is of the same event as leaf {}",
+    ),
+    (  # sealing gives leaves in the order of seq; only between two sealings may a commit come late
+        f"""SELECT idx, event_seq, before FROM
+              (SELECT idx, event_seq, lag(event_seq) OVER (ORDER BY idx) AS before FROM {_LEAF} l) l
+             WHERE event_seq <= before AND NOT EXISTS
+               (SELECT FROM {_CHECKPOINT} c WHERE c.size = l.idx) ORDER BY idx""",
+        "leaf {}",
+        "its event has seq {}, the one before has {}: numbers were changed",
+    ),
+)
 
 
 @contextmanager
@@ -116,53 +152,20 @@ class PostgresSnapshot:
                      AND NOT has_function_privilege(oid, 'EXECUTE'))"""
         )
         if not can:
-            return Damage(
-                unasked="Indexes were not held against the rows, for that takes PostgreSQL's extension amcheck and a "
-                "role that may call it. What was read here was read without them."
-            )
+            return Damage(unasked=UNASKED)
         ((schema,),) = can
-        tables = "WHERE relnamespace = 'audit'::regnamespace AND relkind"
-        heap = f"""SELECT format('%s, block %s: %s', relname, blkno, msg) FROM pg_class,
-                     LATERAL "{schema}".verify_heapam(oid) {tables} = 'r'"""
-        index = f"""SELECT "{schema}".bt_index_check(oid, true) FROM pg_class {tables} = 'i' AND oid = %s"""
-        indexes = [oid for (oid,) in self.said(f"SELECT oid FROM pg_class {tables} = 'i'")]
+        tables = "FROM pg_class WHERE relnamespace = 'audit'::regnamespace AND relkind"
+        heaps = [oid for (oid,) in self.said(f"SELECT oid {tables} = 'r'")]
+        indexes = [oid for (oid,) in self.said(f"SELECT oid {tables} = 'i'")]
+        found = f"""SELECT format('%s, block %s: %s', c.relname, blkno, msg)
+                      FROM pg_class c, LATERAL "{schema}".verify_heapam(c.oid) WHERE c.oid = """
         return Damage(
-            pages=[*(said for (said,) in self.said(heap))], indexes=[*self._refusals(index, indexes)]
-        )  # fmt: skip
+            pages=[said for heap in heaps for (said,) in self.said(f"{found}{heap}")],
+            indexes=[*self._refusals(f'SELECT "{schema}".bt_index_check(%s::oid::regclass, true)', indexes)],
+        )
 
     def strays(self) -> Iterator[tuple[str, str]]:
-        queries = (
-            (
-                f"""SELECT p.event_seq FROM {_PAYLOAD} p
-                     WHERE NOT EXISTS (SELECT FROM {_EVENT} e WHERE e.seq = p.event_seq)
-                       AND NOT EXISTS (SELECT FROM {_LEAF} l WHERE l.event_seq = p.event_seq AND l.idx IS NOT NULL)""",
-                "payload at event_seq {}",
-                "belongs to no event",
-            ),
-            (
-                f"SELECT seq FROM {_EVENT} e WHERE seq < 1 OR seq IS NULL",
-                "event at seq {}",
-                "stands where it does not belong",
-            ),
-            (f"SELECT seq FROM {_EVENT} e GROUP BY seq HAVING count(*) > 1", "event at seq {}", "is there twice"),
-            (f"SELECT id FROM {_EVENT} e GROUP BY id HAVING count(*) > 1", "event {}", "is there twice"),
-            (f"SELECT event_seq FROM {_LEAF} l WHERE idx IS NULL", "leaf of event_seq {}", "has no index"),
-            (
-                f"""SELECT max(idx), min(idx) FROM {_LEAF} l WHERE event_seq IS NOT NULL
-                     GROUP BY event_seq HAVING count(*) > 1""",
-                "leaf {}",
-                "is of the same event as leaf {}",
-            ),
-            (  # sealing gives leaves in the order of seq; only between two sealings may a commit come late
-                f"""SELECT idx, event_seq, before FROM
-                      (SELECT idx, event_seq, lag(event_seq) OVER (ORDER BY idx) AS before FROM {_LEAF} l) l
-                     WHERE event_seq <= before AND NOT EXISTS
-                       (SELECT FROM {_CHECKPOINT} c WHERE c.size = l.idx) ORDER BY idx""",
-                "leaf {}",
-                "its event has seq {}, the one before has {}: numbers were changed",
-            ),
-        )
-        for query, about, what in queries:
+        for query, about, what in _STRAYS:
             for first, *others in (map(_readable, row) for row in self._rows(query)):
                 yield about.format(first), what.format(*others)
 
@@ -305,16 +308,16 @@ class PostgresSnapshot:
 class Stream:
     """Rows by a cursor of the server, which has them all; here there are never more than AT_ONCE."""
 
-    def __init__(
-        self, connection: "psycopg.Connection[Row]", name: str, query: str, values: Sequence[object]
-    ) -> None:  # fmt: skip
+    def __init__(self, connection: "psycopg.Connection[Row]", name: str, query: str, values: Sequence[object]) -> None:
         self._cursor = connection.cursor(name, binary=True)
         self._cursor.execute(query, values or None)
         self._ahead: list[Row] = []
 
     def fetchmany(self, size: int) -> list[Row]:
-        if len(self._ahead) < size:
-            self._ahead += self._cursor.fetchmany(max(size, AT_ONCE))
+        if len(self._ahead) < size and not self._cursor.closed:
+            self._ahead += (rows := self._cursor.fetchmany(asked := max(size, AT_ONCE)))
+            if len(rows) < asked:  # the server keeps what it sorted until then
+                self._cursor.close()
         found, self._ahead = self._ahead[:size], self._ahead[size:]
         return found
 

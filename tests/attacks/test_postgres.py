@@ -13,7 +13,7 @@ from audit.answers.verdict import Verdict
 from audit.answers.verify import verify
 from audit.settings import Settings
 from audit.store.engine import opened_as_it_is, store_url
-from tests.attacks.forging import owner, rows
+from tests.attacks.forging import insert, owner, remove, rows
 from tests.attacks.superuser import Hands, superuser, switched_off
 from tests.attacks.victim import IN_POSTGRES, SIZES, Victim, faults, verdict
 from tests.postgres import said
@@ -172,8 +172,8 @@ def test_an_index_of_the_database_that_passes_over_an_event_hides_nothing(victim
         (event,) = [row for row in rows(db, "event") if (row["type"], row["subject"]) == told]
         db.execute("DELETE FROM checkpoint WHERE size = ?", (SIZES[1],))
         with switched_off(db, "event_type_time"):
-            db.execute("UPDATE event SET trace_id = 'x' WHERE seq = ?", (event["seq"],))
-            db.execute("UPDATE event SET trace_id = NULL WHERE seq = ?", (event["seq"],))
+            remove(db, "event", event)
+            insert(db, "event", event)
 
     faults = {fault.about: fault.what for fault in verdict(victim).faults}
     assert "it was removed" in faults[f"checkpoint of size {SIZES[1]}"]

@@ -1,16 +1,18 @@
 """What the processes of these tests do: write what a task run writes, by the recorder, without Prefect's engine."""
 
 import os
+import random
+import resource
 import signal
 import sqlite3
 import threading
-from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from audit.errors import StoreUnavailable
+from audit.errors import AuditUnavailable, StoreUnavailable
 from audit.events.event import Event, make_event, uuid7, uuid8
 from audit.events.payloads import RunState
 from audit.recording import recorder
@@ -24,18 +26,20 @@ from tests.faults.witness import Witness
 
 ACTOR = "p:7c1e0f" + "0" * 58
 FOR_EVER = 1_000_000
+LARGE = 2_000_000  # bytes: more than the appending of a large event takes
+SIZES = (65_536, 8_192, 1_024, 480, 64)  # bytes: of what memory is filled with
 
 
-def task_run(nth: int) -> Sequence[Event]:
+def task_run(nth: int, tags: Sequence[str] = ("x",)) -> Sequence[Event]:
     """The two events of a task run that ends well, under the ids that hooks give them."""
     run = uuid7()
-    return [_state(run, nth, "running"), _state(run, nth, "completed")]
+    return [_state(run, nth, state, tags) for state in ("running", "completed")]
 
 
-def _state(run: str, nth: int, state: str) -> Event:
+def _state(run: str, nth: int, state: str, tags: Sequence[str]) -> Event:
     type, state_id = f"task_run.{state}", uuid7()
     facts = RunState(
-        run_name=f"double-{nth}", of="double", state_id=state_id, state=state.title(), attempt=1, tags=["x"]
+        run_name=f"double-{nth}", of="double", state_id=state_id, state=state.title(), attempt=1, tags=list(tags)
     )
     return make_event(
         type,
@@ -187,6 +191,44 @@ def stand_still_then_write_and_seal(witness: str, runs: int) -> None:
             recorder.flow_ended()
 
 
+def write_without_memory(witness: str, seed: int, runs: int) -> None:
+    """Task runs of a large payload, each event given up to ten times with less memory than it may take, then with."""
+    recorder.RETRY_SECONDS = 0
+    own, chance, failed = Witness(Path(witness)), random.Random(seed), 0
+    for event in (event for nth in range(runs) for event in task_run(nth, tags=[f"{n:0300}" for n in range(1_000)])):
+        for left in range(10, -1, -1):
+            limit = chance.randrange(LARGE) if left else None
+            lacking = (MemoryError, AuditUnavailable) if left else ()
+            with suppress(*lacking), at_most(limit):
+                recorder.append(event)
+                own.was_told(event)
+                break
+            failed += 1
+    assert failed > runs, f"memory was lacking {failed} times only"
+
+
+@contextmanager
+def at_most(more: int | None) -> Iterator[None]:
+    """So many bytes, in the rooms that this process has: what is free in them is taken first. None: no limit."""
+    if more is None:
+        yield
+        return
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + more, hard))
+    ballast: list[bytearray] = []
+    try:
+        for size in SIZES:
+            with suppress(MemoryError):
+                while True:
+                    ballast.append(bytearray(size))
+        while more > 0:
+            more -= len(ballast.pop(0))
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
 def hold_the_lock(path: str, ready: str) -> None:
     """Of a SQLite file, until somebody kills us."""
     database = sqlite3.connect(path, isolation_level=None)
@@ -204,3 +246,8 @@ def run_a_flow(api: str, retry_seconds: float = recorder.RETRY_SECONDS, **given:
         from tests.faults import doubling
 
         doubling.run(**given)
+
+
+def flush() -> None:
+    """`audit spool flush`."""
+    recorder.flush()

@@ -29,3 +29,12 @@ def test_killed_writers_and_sealers_lose_nothing(log: Log, mother: Mother, chanc
                 child.kill()
         mother.run("start_up", witness=log.witness())
         log.demand_whole()
+
+
+def test_a_process_without_memory_loses_nothing_that_was_acknowledged(
+    log: Log, mother: Mother, chance: random.Random
+) -> None:
+    mother.run("write_without_memory", witness=log.witness(), seed=chance.randrange(2**32), runs=20)
+    mother.run("start_up", witness=log.witness())
+
+    log.demand_whole()

@@ -10,6 +10,8 @@ import pytest
 from tests.faults.conftest import Log, Nothing
 from tests.faults.processes import Mother
 
+pytestmark = pytest.mark.slow
+
 AWAY = {"AUDIT_DATABASE_URL": "sqlite:////dev/null/audit.db"}  # a store that cannot be opened
 
 

@@ -1,7 +1,10 @@
 """1,989 real applications, from the file to decisions: what is not known is set aside, nobody's race is learnt from."""
 
 import bz2
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,13 +17,16 @@ import pytest
 from audit.artifacts import datasets, models
 from audit.errors import BadData
 from audit.events.references import DatasetVersion, ModelVersion
+from audit.recording.initialise import initialise
 from audit.settings import settings
 from audit.spec.load import load_spec, spec_errors
 from audit.spec.model import Spec
 from audit.store import read
-from audit.store.engine import open_store
+from audit.store.engine import close_stores, open_store
 from flows.pipeline import pipeline
 from flows.training import training
+from tests.deployments.roles import Production, production
+from tests.postgres import postgres_server  # noqa: F401  # fixture
 
 MORTGAGE = str(Path(__file__).parents[2] / "flows" / "specs" / "mortgage.yaml")
 PROTECTED = ["race", "sex", "marital_status", "age_group"]
@@ -51,6 +57,7 @@ class Run:
 
     spec: Spec
     champion: ModelVersion
+    sealer: str | None = None  # the address of a login that may seal what is in PostgreSQL
 
     def facts(self, type: str) -> list[dict[str, Any]]:
         """Payloads of one type, oldest first."""
@@ -67,15 +74,30 @@ class Run:
         return [*self.facts("dataset.ingested"), *self.facts("dataset.transformed")]
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, prefect_server: None) -> Iterator[Run]:
-    """The pipeline over the real file, once; its store stays open for this module."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setenv("AUDIT_HOME", str(tmp_path_factory.mktemp("mortgage") / "var"))
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def run(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, prefect_server: None
+) -> Iterator[Run]:
+    """The pipeline over the real file, once; its store stays open for this module. In PostgreSQL it may append and read
+    and nothing else: its owner made the store, and the key lies with who seals."""
+    home = tmp_path_factory.mktemp("mortgage") / "var"
+    with pytest.MonkeyPatch.context() as patched, ExitStack() as standing:
+        patched.setenv("AUDIT_HOME", str(home))
         for name in ("AUDIT_DATABASE_URL", "AUDIT_ARTIFACTS_URL", "AUDIT_MODE", "AUDIT_ALERT_URL"):
             patched.delenv(name, raising=False)
+        made: Production | None = None
+        if request.param == "postgresql":
+            made = standing.enter_context(production(request.getfixturevalue("postgres_server")))
+            patched.setenv("AUDIT_DATABASE_URL", made.owner)
+            settings.cache_clear()
+            initialise()
+            (home / "keys" / "log.key").rename(home.parent / "log.key")
+            patched.setenv("AUDIT_DATABASE_URL", made.login("writer", "auditor"))
         settings.cache_clear()
-        yield Run(load_spec(MORTGAGE), pipeline(MORTGAGE))
+        close_stores()
+        sealer = made.login("sealer") if made else None
+        yield Run(load_spec(MORTGAGE), pipeline(MORTGAGE), sealer)
+        close_stores()
     settings.cache_clear()
 
 
@@ -100,6 +122,20 @@ def test_the_first_model_is_promoted_and_decides_on_all_that_it_has_not_learnt_f
     assert run.champion.version == 1
     assert scored["rows"] + trained["rows"] == validated["rows"] - validated["rejected_rows"]
     assert scored.get("window") is None and scored["failed"] == 0
+
+
+def test_what_the_pipeline_recorded_is_sealed_and_held(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = settings().home
+    if run.sealer:
+        monkeypatch.setenv("AUDIT_LOG_KEY", (home.parent / "log.key").read_text())
+        with monkeypatch.context() as sealing:
+            sealing.setenv("AUDIT_DATABASE_URL", run.sealer)
+            subprocess.run([sys.executable, "-m", "audit", "seal"], check=True, capture_output=True)
+    held = subprocess.run([sys.executable, "-m", "audit", "verify"], capture_output=True, text=True, check=False)
+
+    assert (held.returncode, held.stderr) == (0, "")
+    assert "held            nothing changed" in held.stdout
+    assert not (home / "spool.db").exists()
 
 
 def test_what_stands_for_not_known_is_set_aside_with_the_reason(run: Run) -> None:

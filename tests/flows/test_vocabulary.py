@@ -91,10 +91,10 @@ def test_every_type_there_is_is_emitted(
     a_month_far_from_the_usual(use_case)
     a_candidate_that_a_person_lets_in(use_case)
     rejected_rows_that_nobody_can_be_told_of(use_case, monkeypatch)
+    a_year_that_is_over()
     a_store_that_goes_and_comes_back(home)
     a_log_key_that_is_handed_over_and_then_lost(home)
     a_log_that_others_see(home.parent)
-    a_year_that_is_over()
 
     assert {event.type for event in read.events(open_store())} == set(VOCABULARY)
 

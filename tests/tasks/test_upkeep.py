@@ -10,8 +10,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from audit import record
 from audit.events.canonical import timestamp
-from audit.events.event import make_event
-from audit.events.payloads import AlertFacts, ApprovalFacts, StoreFacts, Used
+from audit.events.event import make_event, uuid7
+from audit.events.payloads import AlertFacts, ApprovalFacts, CompletenessFacts, StoreFacts, Used
 from audit.ledger.keys import read_log_key
 from audit.ledger.note import Checkpoint, SigningKey, signed
 from audit.recording import recorder
@@ -19,7 +19,7 @@ from audit.recording.initialise import initialise
 from audit.retention import Scope, hold
 from audit.settings import settings
 from audit.spec.model import Spec
-from audit.store import ledger
+from audit.store import ledger, read
 from audit.store.append import append
 from audit.store.engine import close_stores, open_store
 from tasks.upkeep import (
@@ -32,6 +32,7 @@ from tasks.upkeep import (
     messages_arrive,
     nothing_is_overdue,
     questions_have_time,
+    record_is_complete,
     record_is_sealed,
     runs_start_in_time,
     spool_is_empty,
@@ -40,6 +41,7 @@ from tasks.upkeep import (
 from tests.aging import policy, scoring
 from tests.anchoring import TimestampAuthority, Witness, replies
 from tests.audit.recording.conftest import break_store, mend_store
+from tests.audit.recording.test_reconcile import append_states, lost_flow_run
 
 MODEL = Used(name="model", kind="model", of="loans", version=2, address="artifact://sha256/m", digest="sha256:m")
 
@@ -58,8 +60,29 @@ def something_happens() -> None:
 def test_a_healthy_store_with_an_empty_spool_and_room_is_in_order(about: Subject) -> None:
     checks = [check(about) for check in CHECKS.values()]
     assert {check.name: check.verdict for check in checks} == dict.fromkeys(CHECKS, "in order") | dict.fromkeys(
-        ("runs", "anchors", "publication"), "skipped"
+        ("runs", "anchors", "publication", "completeness"), "skipped"
     )
+
+
+def test_task_runs_that_a_process_missed_are_called_and_runs_that_are_gone_given_up(about: Subject) -> None:
+    gone = lost_flow_run()
+    append_states(flow := {"flow_run_id": uuid7(), "at": about.now}, "running", "completed")
+    said = CompletenessFacts(
+        counted_by="process", where="here", flow_runs=[flow["flow_run_id"]], missing=1, missing_ids=[uuid7()]
+    )
+    append(open_store(), [make_event("completeness.stated", said, source="test", subject="store", actor="p:test")])
+
+    found = record_is_complete(about)
+
+    assert found.verdict == "not in order"
+    assert "1 of a run" in found.detail
+    (event,) = read.events(open_store(), types=("flow_run.abandoned",))
+    assert event.flow_run_id == gone
+
+
+def test_a_server_that_does_not_answer_is_no_complete_record(about: Subject) -> None:
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        assert record_is_complete(about).verdict == "could not tell"
 
 
 def test_missing_guards_are_found(home: Path, about: Subject) -> None:

@@ -598,14 +598,6 @@ def test_what_commits_while_leaves_are_made_gets_none_of_another_event(log: Log)
 
 
 @on_a_server
-def test_who_appends_does_not_wait_for_who_seals(log: Log) -> None:
-    with log.store.deciding():
-        began = time.monotonic()
-        log.append(1)
-        assert time.monotonic() - began < BUSY_SECONDS / 2
-
-
-@on_a_server
 def test_keys_are_told_in_the_order_of_the_leaves(log: Log) -> None:
     """A rotation whose event took its number before an older one's is the younger all the same."""
     log.seal()

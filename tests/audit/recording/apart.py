@@ -50,7 +50,7 @@ def serving(environment: dict[str, str], log: Path | None = None) -> Iterator[st
         environment, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port), log=log
     ) as it:
         address = f"http://127.0.0.1:{port}/api"
-        until(lambda: _answers(f"{address}/health", it), "the server")
+        wait_for(f"{address}/health", it)
         yield address
 
 
@@ -66,6 +66,11 @@ def running(environment: dict[str, str], *words: str, log: Path | None = None) -
     finally:
         process.terminate()
         process.wait(60)
+
+
+def wait_for(address: str, of: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers; it must not have ended meanwhile."""
+    until(lambda: _answers(address, of), address)
 
 
 def until(holds: Callable[[], object], what: str) -> Any:

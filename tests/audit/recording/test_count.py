@@ -1,63 +1,29 @@
 """Every task run is on record once, in its right state, after the process has ended."""
 
 import json
-import os
-import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.audit.recording.apart import PATIENCE, plain_environment, serving
+
 SCRIPT = Path(__file__).with_name("every_kind.py")
-QUIET = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    "PREFECT_SERVER_UI_ENABLED": "false",
-}
-PATIENCE = 300  # seconds; a script takes 30 on an idle machine
 
 
 @pytest.fixture
 def surroundings(tmp_path: Path) -> dict[str, str]:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "AUDIT"))}
-    return plain | QUIET | {"PREFECT_HOME": str(tmp_path / "prefect"), "AUDIT_HOME": str(tmp_path / "var")}
+    return plain_environment(tmp_path)
 
 
 @pytest.fixture
 def server(surroundings: dict[str, str]) -> Iterator[str]:
-    """A real Prefect server on a free port, ended by its own handle."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    running = subprocess.Popen(command, env=surroundings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}/api"
-    try:
-        wait_for(f"{address}/health", running)
+    with serving(surroundings) as address:
         yield address
-    finally:
-        running.terminate()
-        running.wait(30)
-
-
-def wait_for(address: str, running: subprocess.Popen[bytes]) -> None:
-    until = time.monotonic() + PATIENCE
-    while time.monotonic() < until:
-        assert running.poll() is None, "the server has ended"
-        try:
-            with urllib.request.urlopen(address, timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise TimeoutError(address)
 
 
 def run_every_kind(surroundings: dict[str, str]) -> tuple[Counter[str], sqlite3.Connection]:

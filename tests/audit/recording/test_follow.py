@@ -21,7 +21,7 @@ from audit.recording.follow import append_seen, seen
 from audit.store import read
 from audit.store.append import append
 from audit.store.engine import AuditStore, close_stores, open_store
-from tests.audit.recording.test_count import PATIENCE, QUIET, wait_for
+from tests.audit.recording.apart import PATIENCE, QUIET, wait_for
 
 PLAIN = """
 import sys

@@ -13,7 +13,8 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 import prefect_audit_plugin
-from tests.audit.recording.test_count import QUIET, SCRIPT, assert_all_is_on_record
+from tests.audit.recording.apart import QUIET
+from tests.audit.recording.test_count import SCRIPT, assert_all_is_on_record
 
 pytestmark = pytest.mark.xdist_group("prefect")
 

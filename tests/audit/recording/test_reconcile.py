@@ -30,7 +30,7 @@ from audit.events.event import Event, make_event, uuid7
 from audit.events.payloads import RunState
 from audit.recording import circumstances, recorder
 from audit.recording.abandoned import abandon_gone, abandon_task_runs
-from audit.recording.reconcile import Compared, compare, reconcile
+from audit.recording.reconcile import SETTLED, Compared, compare, reconcile
 from audit.settings import settings
 from audit.store import completeness as store_of
 from audit.store.append import append
@@ -175,10 +175,15 @@ def test_an_end_that_only_prefect_saw_comes_on_record(events: Events, home: Path
 
 
 def test_what_ended_a_moment_ago_is_not_judged(events: Events, since: datetime) -> None:
-    run(nobodys_flow, [1], task_runs=1)
-    found = reconcile(open_store(), since)
-    assert found.appended == {}
-    assert found.task_runs["missing"] == 0
+    id = run(nobodys_flow, [1, 2, 3], task_runs=3)
+    with get_client(sync_client=True) as client:
+        ended = client.read_flow_run(UUID(id)).end_time
+    assert ended
+
+    found = reconcile(open_store(), since, now=ended + SETTLED - timedelta(milliseconds=1))
+
+    assert found.flow_runs == {"too_recent": 1}
+    assert "flow_run.reconciled" not in found.appended
 
 
 def test_a_task_run_that_is_missing_in_a_recorded_flow_run_is_named(

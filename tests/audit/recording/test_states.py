@@ -6,16 +6,18 @@ Against a real Prefect server, inside this process; what takes a worker of its o
 import asyncio
 import gc
 import threading
+from datetime import UTC, datetime
 from itertools import pairwise
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from prefect import allow_failure, runtime
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import FlowPauseTimeout, Pause
 from prefect.flow_runs import apause_flow_run, pause_flow_run, suspend_flow_run
 from prefect.input import RunInput
-from prefect.states import Cancelling, Scheduled, Suspended
+from prefect.states import Cancelling, Running, Scheduled, Suspended
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.task_worker import TaskWorker
 from prefect.transactions import atransaction, transaction
@@ -100,6 +102,16 @@ def test_a_pause_and_its_end_are_told_with_the_servers_own_states(events, waitin
     assert all(earlier["time"] < later["time"] for earlier, later in pairwise(found))
 
 
+def test_what_a_run_was_before_its_pause_does_not_end_it():
+    run = FlowRun(flow_id=uuid4())
+    before, pause, after = (Running(timestamp=datetime(2026, 1, 1, 12, minute, tzinfo=UTC)) for minute in range(3))
+    assert not runs.goes_on(run.id, after), "it does not wait"
+    runs.of_flow_run(run).paused_at = pause.timestamp
+    assert not runs.goes_on(run.id, before), "somebody asked while it was about to pause"
+    assert runs.goes_on(run.id, after)
+    runs.forget_flow_run(run)
+
+
 def test_a_pause_that_nobody_ends_is_a_failure(events):
     @flow
     def waits():
@@ -157,13 +169,13 @@ def test_nothing_is_kept_of_a_run_that_has_left(events):
 def test_a_run_that_is_suspended_from_outside_leaves_at_its_next_task_and_what_that_interrupts_has_an_end(events):
     @task
     def goes_on_and_on():
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(runtime.flow_run.id), Suspended(timeout_seconds=60))
         while True:
             step(0)
 
     @flow(persist_result=True)
     def is_suspended():
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(UUID(runtime.flow_run.id), Suspended(timeout_seconds=60))
         goes_on_and_on()
 
     with pytest.raises(Pause):
