@@ -20,6 +20,7 @@ from audit.errors import AuditError, UserError
 from audit.events.event import Event
 from audit.events.payloads import Approver, EvaluationFacts, OutcomeFacts, called
 from audit.settings import settings
+from audit.store.engine import store_name, store_path
 from flows import _beside as beside
 
 Facts = dict[str, dict[str, Any]]  # payloads of one task run's events, by type
@@ -177,9 +178,7 @@ class Story:
         self.flow_run = self.flow_run or event.flow_run_id
         if payload["of"] == "pipeline":
             given = {p["name"]: p.get("value") for p in payload["parameters"]}
-            self.console.print(
-                f"[bold]prefect-audit · {Path(given['spec_file']).stem}[/bold]   {_short(settings().home)}/audit.db"
-            )
+            self.console.print(f"[bold]prefect-audit · {Path(given['spec_file']).stem}[/bold]   {_store()}")
 
     def task_began(self, event: Event, payload: dict[str, Any]) -> None:
         assert event.task_run_id
@@ -370,6 +369,11 @@ def _decisions(scored: dict[str, Any]) -> int:
 
 def _digest(digest: str) -> str:
     return f"sha256:{digest.removeprefix('sha256:')[:8]}…"
+
+
+def _store() -> str:
+    path = store_path(settings())
+    return _short(path) if path else store_name(settings())
 
 
 def _short(path: Path) -> str:

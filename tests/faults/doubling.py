@@ -1,7 +1,6 @@
 """A flow as its user writes it. Its tasks leave word in a file of their own of when they began and ended, and wait for
 a file where a test wants to do something in the middle."""
 
-import os
 import time
 from pathlib import Path
 
@@ -52,4 +51,3 @@ def run(n: int, told: str, until: dict[str, str], at_once: bool, result: str) ->
     """What `python flow.py` does; the result goes to a file."""
     which = doubling_at_once if at_once else doubling
     Path(result).write_text(str(which(n, told, {int(x): file for x, file in until.items()})))
-    os._exit(0)

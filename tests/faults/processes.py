@@ -4,6 +4,7 @@ That one has a single thread and nothing open. pytest's own process has a Prefec
 databases, none of which survives a fork well.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -77,10 +78,6 @@ class Child:
         if self._status is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def stop(self) -> None:
-        """Have it stand still."""
-        os.kill(self.pid, signal.SIGSTOP)
-
     def ended(self) -> int:
         """Its exit status, minus the signal's number if one ended it, when it has ended."""
         if self._status is None:
@@ -127,6 +124,7 @@ def _child(asked: dict[str, Any]) -> int:
     status = 1
     try:
         getattr(roles, asked["role"])(**asked["given"])
+        atexit._run_exitfuncs()  # as where a program comes to its end
         status = 0
     except BaseException:
         traceback.print_exc()

@@ -13,7 +13,7 @@ from sqlalchemy import make_url
 
 from audit.store.engine import close_stores
 from tests.faults import databases
-from tests.faults.conftest import Log, make, meant
+from tests.faults.conftest import Log, make, meant, wait_until
 from tests.faults.databases import Server
 from tests.faults.processes import Mother, ended_at_last
 from tests.faults.roles import FOR_EVER
@@ -60,8 +60,10 @@ def test_a_connection_that_is_killed_while_it_writes_loses_nothing(
     with ended_at_last(*writers):
         for _ in range(CRASHES):
             log.until_told(chance.randint(50, 200))
+            wait_until(lambda: bool(server.serving()), "a writer is connected")
             os.kill(chance.choice(server.serving()), signal.SIGKILL)  # on which the server starts all others anew
         log.until_told(100)
+    server.until_recovered()
     mother.run("start_up", witness=log.witness())
 
     log.demand_whole()

@@ -18,6 +18,7 @@ COMMANDS = (
     [], ["init"], ["status"], ["runs"], ["run"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
     ["approve"], ["seal"], ["log-key"], ["publish"], ["prove"], ["export"],
     ["verify"], ["reconcile"], ["completeness"], ["anchor"],
+    ["spool"], ["spool", "flush"],
     ["spec"], ["spec", "check"],
     ["retention"], ["retention", "run"], ["retention", "status"],
     ["hold"], ["hold", "add"], ["hold", "list"], ["hold", "release"],
@@ -25,7 +26,7 @@ COMMANDS = (
 READERS = (
     ["status"], ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
     ["seal"], ["seal", "--watch"], ["publish", "log"], ["log-key"], ["log-key", "--rotate"],
-    ["prove", "abcd"], ["export", "-o", "bundle.zip"], ["reconcile"], ["completeness"],
+    ["prove", "abcd"], ["export", "-o", "bundle.zip"], ["reconcile"], ["completeness"], ["spool", "flush"],
     ["log-key", "--lost", "--reason", "disk gone", "--yes"],
 )  # fmt: skip
 

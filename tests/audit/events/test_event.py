@@ -29,6 +29,10 @@ without_floats = st.recursive(
 )
 
 
+class Level(IntEnum):
+    LOW = 1
+
+
 def opened(**given: object) -> Event:
     return make_event("store.opened", StoreFacts(origin="here"), source="s", subject="store", actor="p:x", **given)  # type: ignore[arg-type]
 
@@ -47,7 +51,7 @@ def test_whatever_is_cleaned_can_be_stored_and_reads_back_the_same(value: object
 @example({"a": "x" * (MAX_TEXT + 1)})
 @example([2**63, -(2**63), 2**53, 2**64 - 1])
 @example({"a": float("nan"), "b": [float("inf"), None], "c": "a\x00b", "d": "\\u0000", "e": "\ud800", "f": -0.0})
-@example({"at": datetime(2026, 1, 1, tzinfo=UTC), "of": (1, {2}), "n": IntEnum("N", "a").a})
+@example({"at": datetime(2026, 1, 1, tzinfo=UTC), "of": (1, {2}), "n": Level.LOW})
 def test_the_quick_way_to_clean_bytes_is_the_slow_one(value: object) -> None:
     assert cleaned(value) == canonical(clean(value))
 
@@ -56,7 +60,7 @@ def test_the_quick_way_to_clean_bytes_is_the_slow_one(value: object) -> None:
 def test_canonical_bytes_are_those_of_rfc_8785_where_there_is_no_float(value: object) -> None:
     kept = clean(value)
 
-    assert canonical(kept) == rfc8785.dumps(kept)  # type: ignore[arg-type]
+    assert canonical(kept) == rfc8785.dumps(kept)
 
 
 @pytest.mark.parametrize(
