@@ -33,6 +33,15 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA audit
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM PUBLIC;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM PUBLIC;
 
+-- Where the database is the owner's own: so that others can be kept out, REVOKE CONNECT ON DATABASE … FROM PUBLIC.
+DO $$
+BEGIN
+  IF (SELECT pg_has_role(datdba, 'USAGE') FROM pg_database WHERE datname = current_database()) THEN
+    EXECUTE format('GRANT CONNECT ON DATABASE %I TO audit_writer, audit_sealer, audit_custodian, audit_reader, '
+                   'audit_auditor', current_database());
+  END IF;
+END $$;
+
 -- To find the store and know its schema. Not the reader, who has a schema of its own.
 GRANT USAGE ON SCHEMA audit TO audit_writer, audit_sealer, audit_custodian, audit_auditor;
 GRANT SELECT ON audit.alembic_version TO audit_writer, audit_sealer, audit_custodian, audit_auditor;

@@ -330,6 +330,20 @@ def test_roles_applied_again_take_back_what_was_given_since(held: Held) -> None:
             held.connections[role].execute(attempt)  # type: ignore[arg-type]
 
 
+def test_where_public_may_not_connect_those_with_a_role_do(held: Held) -> None:
+    with psycopg.connect(held.production.owner, autocommit=True) as owner:
+        database = owner.info.dbname
+        owner.execute(f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")  # type: ignore[arg-type]
+    try:
+        for role in ROLES:
+            psycopg.connect(held.logins[role]).close()
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(held.logins["nobody"])
+    finally:
+        with psycopg.connect(held.production.owner, autocommit=True) as owner:
+            owner.execute(f"GRANT CONNECT ON DATABASE {database} TO PUBLIC")  # type: ignore[arg-type]
+
+
 # What each can do, by the product's own hands
 
 
