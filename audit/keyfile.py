@@ -31,7 +31,10 @@ def read_private(path: Path) -> bytes:
     """What is in the file. Raises KeyUnavailable if it is missing, or open to others."""
     content = read_if_there(path)
     if content is None:
-        raise KeyUnavailable(f"{path} is missing.", hint="Run `audit init`, or bring the key back.")
+        raise KeyUnavailable(
+            f"{path} is missing.",
+            hint="Bring the key from the host that made it; only a new log's `audit init` makes one.",
+        )
     return content
 
 

@@ -15,7 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,9 +23,9 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from audit.answers import bundle, keeping, outside
+from audit.answers import keeping
 from audit.answers.keeping import OF_NO_SPEC, Hold, Policy, Said
-from audit.errors import CouldNotTell, InconsistentTree, NotFound, UserError
+from audit.errors import CouldNotTell, InconsistentTree, KeyUnavailable, NotFound, NotPermitted, UserError
 from audit.events.canonical import clean, timestamp
 from audit.events.event import Event, make_event
 from audit.events.payloads import ExpiryFacts, HoldFacts, ReleaseFacts
@@ -36,7 +36,7 @@ from audit.privacy import redact
 from audit.recording import circumstances
 from audit.recording.changes import note_change
 from audit.recording.recorder import record_decided, tell
-from audit.recording.sealing import continued_store, demanded_key, seal_all, seal_withdrawing
+from audit.recording.sealing import continued_store, demanded_key, seal_all, seal_withdrawing, signing_key
 from audit.settings import Settings
 from audit.spec.load import spec_digest
 from audit.spec.model import KEPT_BY, Spec, months_kept
@@ -51,6 +51,7 @@ FOLDER = "expired"  # under AUDIT_HOME, where bundles go that nobody named anoth
 AT_ONCE = 1_000  # payloads that one event has withdrawn, in one transaction that others wait for
 IN_A_BUNDLE = 10_000  # events
 TOO_YOUNG = 1_000  # events in the order in which they came in; of a few the order says nothing
+SILENT = timedelta(days=40)  # a month's run and some days: a clock that is further ahead of all is asked about
 CHECKED_WITHIN = 600.0  # seconds, by the verifier that a bundle brings along
 LINEAGE = (
     "dataset.ingested", "dataset.validated", "dataset.transformed", "dataset.split", "model.trained", "model.evaluated",
@@ -198,19 +199,24 @@ def run(
     """Export what is due to bundles in `folder`, have each checked twice, and withdraw it; one by one, as it is done.
 
     What is asked for again after a crash finds what was done, and goes on. Raises KeyUnavailable without the log's key,
-    InconsistentTree if the store is not what was sealed, UserError if `folder` cannot be written, StoreUnavailable.
+    InconsistentTree if the store is not what was sealed, CouldNotTell if nobody knows, StoreUnavailable; UserError if
+    `folder` cannot be written, another one is at it, a policy is below its law, or the clock is not to be believed.
     """
     key, store = demanded_key(where), continued_store(where)
+    if until is None:
+        _demand_likely(store, datetime.now(UTC))
     state_policies(where, specs)
-    for _ in seal_all(where, key, tell=tell):
-        pass
-    with store.reading() as connection:
-        known, of_runs = policies(connection), _specs_of_runs(connection)
-        planned = plan(connection, known, datetime.now(UTC), until)
-    place = (folder or where.home / FOLDER).absolute()
-    if not planned.due:
-        return
-    with _alone_in(place):
+    with _alone(where, store):
+        for _ in seal_all(where, key, tell=tell):
+            pass
+        with store.reading() as connection:
+            known, of_runs = policies(connection), _specs_of_runs(connection)
+            _demand_lawful(known.values())
+            planned = plan(connection, known, datetime.now(UTC), until)
+        if not planned.due:
+            return
+        _demand_verified(store, key, progress)
+        place = _folder(folder or where.home / FOLDER)
         for due in planned.due:
             yield from _expire(_Work(where, store, key, place, of_runs, progress), due)
 
@@ -232,6 +238,8 @@ def hold(where: Settings, name: str, reason: str, scope: Scope) -> HoldFacts:
     if not HOLD_NAMES.fullmatch(name):
         raise UserError(f"{name!r} is no name for a hold.", hint="Use letters, digits, dots, - and _.")
 
+    _demand_reason(reason)
+
     def decide(connection: Connection) -> list[tuple[str, HoldFacts, str]]:
         if any(one.name == name for one in holds_in_force(connection)):
             raise UserError(f"There is a hold {name} already.", hint="Give it another name; see `audit hold list`.")
@@ -243,7 +251,8 @@ def hold(where: Settings, name: str, reason: str, scope: Scope) -> HoldFacts:
 
 
 def release(where: Settings, name: str, reason: str) -> ReleaseFacts:
-    """Let the policy have its way again. Raises NotFound if there is no such hold, StoreUnavailable."""
+    """Let the policy have its way again. Raises NotFound if there is no such hold, UserError, StoreUnavailable."""
+    _demand_reason(reason)
 
     def decide(connection: Connection) -> list[tuple[str, ReleaseFacts, str]]:
         held = next((one.event for one in holds_in_force(connection) if one.name == name), None)
@@ -254,6 +263,55 @@ def release(where: Settings, name: str, reason: str) -> ReleaseFacts:
     ((_, facts, _),) = record_decided(decide, in_store_only=True)
     assert isinstance(facts, ReleaseFacts)
     return facts
+
+
+def seal_said(where: Settings) -> bool:
+    """Seal what was said of holds, where the log's key is here: until then whoever owns the database can take it out
+    unseen. False where it waits. Raises InconsistentTree, StoreUnavailable."""
+    try:
+        key = signing_key(where)
+        for _ in seal_all(where, key, tell=tell) if key else ():
+            pass
+    except (KeyUnavailable, NotPermitted):
+        return False
+    return key is not None
+
+
+def _demand_reason(reason: str) -> None:
+    if not reason.strip():
+        raise UserError("A hold is placed and released for a reason.", hint="Say it: --reason 'complaint 17'.")
+
+
+def _demand_likely(store: AuditStore, now: datetime) -> None:
+    """Raises UserError where this machine's clock is far ahead of all that was recorded: by it everything is due."""
+    with store.reading() as connection:
+        newest = withdrawing.newest_recorded(connection)
+    if newest and now - datetime.fromisoformat(newest) > SILENT:
+        raise UserError(
+            f"By this machine's clock nothing was recorded for {(now - datetime.fromisoformat(newest)).days} days.",
+            hint=f"If {now:%Y-%m-%d} is right, name the day up to which months may go: --until {now:%Y-%m-01}.",
+        )
+
+
+def _demand_lawful(known: Collection[Policy]) -> None:
+    for policy in known:
+        if policy.wrong:
+            raise UserError(
+                f"The policy of {policy.spec} (event {policy.event}) is below the law that it names: {policy.wrong}.",
+                hint=f"Nothing was withdrawn. Put a right one on record: audit retention run {policy.spec}.yaml",
+            )
+
+
+def _demand_verified(store: AuditStore, key: SigningKey, progress: Progress) -> None:
+    """What goes is decided by columns and payloads. Before that these must be what was sealed: whoever owns the
+    database can move them. Raises InconsistentTree, CouldNotTell."""
+    from audit.answers.verify import verify
+
+    found = verify(store, key=key.verifier, progress=progress)
+    for fault in found.faults:
+        raise InconsistentTree(f"{fault.about}: {fault.what}", hint="Nothing was withdrawn. See `audit verify`.")
+    if found.answer != "held":
+        raise CouldNotTell("; ".join(found.unknown), hint="Nothing was withdrawn. See `audit verify`.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,8 +327,11 @@ class _Work:
 
 
 def _expire(work: _Work, due: Due) -> Iterator[Expired]:
-    """What an earlier call exported is not exported again; the rest goes to new bundles."""
-    left: tuple[str, ...] = due.events
+    """What an earlier call exported is not exported again; the rest goes to new bundles. What went meanwhile, by
+    another machine, is nobody's any more."""
+    with work.store.reading() as connection:
+        there = {event.id for event in withdrawing.kept_by_ids(connection, due.events)}
+    left = tuple(id for id in due.events if id in there)
     stem = f"{due.period}-{'no-spec' if due.spec == OF_NO_SPEC else due.spec}-{due.of}"
     for path in sorted(work.folder.glob(f"{stem}*.zip")):
         inside = _payloads_in(path)
@@ -283,6 +344,8 @@ def _expire(work: _Work, due: Due) -> Iterator[Expired]:
 
 def _exported(work: _Work, due: Due, ids: Sequence[str], path: Path) -> Path:
     """A bundle of these events on disk, held to the log's key by both verifiers. Raises InconsistentTree, UserError."""
+    from audit.answers import bundle
+
     bundle.export(
         work.store,
         path,
@@ -310,7 +373,7 @@ def _withdrawn(work: _Work, due: Due, ids: Sequence[str], path: Path) -> Expired
         def withdraw(connection: Connection, part: Sequence[str] = part) -> Withdrawal | None:
             nonlocal gone
             policy, going = policies(connection).get(due.spec), _may_go(connection, work.of_runs, part)
-            if policy is None or policy.kept[due.of] != due.kept or not going:
+            if policy is None or policy.wrong or policy.kept[due.of] != due.kept or not going:
                 return None
             gone += len(going)
             facts = ExpiryFacts(
@@ -348,6 +411,8 @@ def _permission(facts: ExpiryFacts, key: SigningKey) -> Event:
 
 def _payloads_in(path: Path) -> set[str]:
     """Ids of the events whose payload is in a bundle; none where it is no bundle."""
+    from audit.answers import bundle
+
     found = set()
     try:
         with zipfile.ZipFile(path) as archive, archive.open(bundle.EVENTS) as lines:
@@ -355,7 +420,7 @@ def _payloads_in(path: Path) -> set[str]:
                 said = orjson.loads(line)
                 if "payload" in said:
                     found.add(str(orjson.loads(said["envelope"])["id"]))
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError):
+    except (KeyError, TypeError, *bundle.BROKEN):
         return set()
     return found
 
@@ -363,6 +428,8 @@ def _payloads_in(path: Path) -> set[str]:
 def _is_whole(path: Path, key: SigningKey) -> bool:
     """Whether a bundle holds for our own verifier, and for the one that it brings along, by itself as an outsider has
     it. Raises CouldNotTell where one of them gives no answer."""
+    from audit.answers import bundle, outside
+
     found = bundle.verify_bundle(path, key=key.verifier)
     if found.answer != "held":
         return False
@@ -390,10 +457,13 @@ def _time_is_up(
     of = keeping.class_of(event.type)
     if of is None:
         return None
-    asked = [known.get(spec) for spec in specs or (OF_NO_SPEC,)]
-    if not all(policy and keeping.time_is_up(recorded_at, policy.kept[of], timestamp(now)) for policy in asked):
+    found = [known.get(spec) for spec in specs or (OF_NO_SPEC,)]
+    asked = [policy for policy in found if policy and not policy.wrong]
+    if len(asked) < len(found) or not all(
+        keeping.time_is_up(recorded_at, policy.kept[of], timestamp(now)) for policy in asked
+    ):
         return None
-    return max((policy for policy in asked if policy), key=lambda policy: months_kept(policy.kept[of]) or 0)
+    return max(asked, key=lambda policy: months_kept(policy.kept[of]) or 0)
 
 
 def _specs_of_runs(connection: Connection) -> dict[str, set[str]]:
@@ -459,6 +529,8 @@ def _of_model(connection: Connection, model: str) -> frozenset[str]:
 
 
 def _facts(connection: Connection, name: str, reason: str, scope: Scope) -> HoldFacts:
+    if scope.spec and not withdrawing.is_spec(connection, scope.spec):
+        raise NotFound(f"No spec on record is called {scope.spec}.", hint="See `audit retention status`.")
     model = _of_model(connection, scope.model) if scope.model else frozenset()
     if scope.model and not model:
         raise NotFound(f"No model on record is called {scope.model}.", hint="See `audit models`: mortgage/v2.")
@@ -475,7 +547,7 @@ def _facts(connection: Connection, name: str, reason: str, scope: Scope) -> Hold
 
 
 def _month_begins(day: date) -> str:
-    return f"{day:%Y-%m}-01"
+    return f"{day.year:04}-{day.month:02}-01"  # strftime leaves the year 999 at three digits
 
 
 def _months_before(now: datetime, months: int) -> str:
@@ -496,15 +568,28 @@ def _free(folder: Path, stem: str) -> Path:
     return path
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Of two that export to one folder the second waits. Raises UserError if it cannot be made."""
+def _folder(path: Path) -> Path:
+    """Where bundles go, made if need be. Raises UserError if it cannot be."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as refused:
-        raise UserError(f"{folder} cannot be made ({refused.strerror}).", hint="Name another with --to.") from None
+        raise UserError(f"{path} cannot be made ({refused.strerror}).", hint="Name another with --to.") from None
+    return path.absolute()
+
+
+@contextmanager
+def _alone(where: Settings, store: AuditStore) -> Iterator[None]:
+    """Of two on this machine that withdraw from one store the second is refused, wherever their bundles go. Raises
+    UserError."""
+    folder = store.path.parent if store.path else where.home
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _opened(folder) as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                "Somebody withdraws payloads of this store just now.", hint="Wait for him to end, and run it again."
+            ) from None
         yield
 
 

@@ -416,23 +416,26 @@ def _batches(write: Callable[[Sequence[Event]], object], ready: Any) -> tuple[fl
 def history(folder: Path, given: argparse.Namespace) -> Iterator[Figure]:
     """One run's events and its row, among a million events."""
     store = _at(folder)
-    yield _history("SQLite", store, _filled_file(folder / "audit.db", given.events), given)
+    yield from _history("SQLite", store, _filled_file(folder / "audit.db", given.events), given)
     close_stores()
     with _server(folder) as url:
         _at(folder, url)
         store = make_store()
-        yield _history("PostgreSQL", store, _filled_postgres(url, given.events), given)
+        yield from _history("PostgreSQL", store, _filled_postgres(url, given.events), given)
 
 
-def _history(engine: str, store: AuditStore, runs: Sequence[str], given: argparse.Namespace) -> Figure:
-    def look(run: str) -> None:
+def _history(engine: str, store: AuditStore, runs: Sequence[str], given: argparse.Namespace) -> Iterator[Figure]:
+    def events(run: str) -> None:
         assert len(list(read.events(store, run=run))) == EVENTS_OF_A_RUN
+
+    def states(run: str) -> None:
         assert len(read.task_runs_by_prefix(store, run)) == 1
 
-    look(runs[0])
     chosen = random.Random(7).sample(runs, 50)
-    times = [statistics.median(_timed_with(run, look) for run in chosen) * 1e3 for _ in range(given.rounds)]
-    return Figure(f"one run's history among {given.events:,} events, {engine}", times, "ms", wanted=5.0)
+    for what, look in (("events", events), ("states in its row", states)):
+        look(runs[0])
+        times = [statistics.median(_timed_with(run, look) for run in chosen) * 1e3 for _ in range(given.rounds)]
+        yield Figure(f"one run's {what} among {given.events:,} events, {engine}", times, "ms", wanted=5.0)
 
 
 EVENTS_OF_A_RUN = 4

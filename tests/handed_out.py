@@ -117,7 +117,7 @@ def build(home: Path, url: str | None = None) -> Log:
 
     append(store, work(2))
     sealed(first)
-    append(store, [erased(store, [WITHDRAWN + 1]), *work(1)])
+    append(store, [erased(store, [WITHDRAWN + 1], first), *work(1)])
     sealed(first)
     withdraw(store, [WITHDRAWN + 1])
     append(store, [rotated(first, second), *work(2)])

@@ -29,12 +29,22 @@ from sqlalchemy import Connection
 
 from audit.answers import checks, outside
 from audit.answers.checks import WITHDRAWING, Envelope, GrowingTree, Told, is_later
+from audit.answers.keeping import facts_digest
 from audit.answers.verdict import Fault, Verdict
 from audit.errors import CouldNotTell, InconsistentTree, NotFound, ProofRejected, UserError
 from audit.events.canonical import canonical, timestamp
 from audit.ledger import tree
 from audit.ledger.keys import keys_on_record
-from audit.ledger.note import Checkpoint, Note, VerifierKey, decoded, parse_checkpoint, parse_note, verified
+from audit.ledger.note import (
+    Checkpoint,
+    Note,
+    VerifierKey,
+    decoded,
+    gave_leave,
+    parse_checkpoint,
+    parse_note,
+    verified,
+)  # fmt: skip
 from audit.ledger.proof import believed_head
 from audit.ledger.sealer import reader
 from audit.ledger.tiles import Progress, silent
@@ -56,7 +66,7 @@ WHOLE: outside.Fields = {  # what a manifest has
     "made_at": str, "made_by": str,
 }  # fmt: skip
 PART: outside.Fields = WHOLE | {"part": str}
-_BROKEN = (
+BROKEN = (
     zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
     ValueError, OverflowError, OSError,
 )  # fmt: skip  # what zipfile raises over a file by whoever
@@ -154,6 +164,7 @@ class _Seen:
     """What is counted while a bundle is read."""
 
     withdrawals: Counter[str] = field(default_factory=Counter)  # payloads that are gone, by who permitted it
+    permits: list[_Entry] = field(default_factory=list)  # events that permitted it
     later: int = 0  # events that a later release wrote
 
 
@@ -277,7 +288,7 @@ def _is_bundle(path: Path) -> bool:
         with outside.plain_file(path) as file, zipfile.ZipFile(file) as archive, archive.open(MANIFEST) as manifest:
             said = orjson.loads(manifest.read(outside.SMALL_BYTES))
             return str(said["format"]).startswith(FORMAT.rpartition("@")[0])
-    except (CouldNotTell, KeyError, TypeError, *_BROKEN):  # a JSON that is none is a ValueError
+    except (CouldNotTell, KeyError, TypeError, *BROKEN):  # a JSON that is none is a ValueError
         return False
 
 
@@ -341,7 +352,7 @@ def _judged(file: IO[bytes], trust: outside.Trust, progress: Progress) -> Verdic
         with zipfile.ZipFile(file) as archive:
             _demand_members(archive, file)
             return _members_judged(archive, trust, progress)
-    except _BROKEN as broken:
+    except BROKEN as broken:
         raise ProofRejected(f"The zip is broken ({broken}).") from None
 
 
@@ -394,6 +405,8 @@ def _members_judged(archive: zipfile.ZipFile, trust: outside.Trust, progress: Pr
     keys_in_turn = checks.succession(told, partial(_first_signers, notes))
     for fault in keys_in_turn.faults:
         raise ProofRejected(f"{fault.about} {fault.what}.")
+    for entry in seen.permits:
+        _demand_leave(entry, keys_in_turn.reigns, named)
     keys = outside.keys_that_count(trust, named, note, keys_in_turn.reigns)
     believed_head(note, [*keys.believed, *trust.witnesses])
     stamps = _stamps_of(archive, notes, named)
@@ -487,6 +500,7 @@ def _entries(
         if ids := awaited.pop(entry.leaf, None):
             _demand_permitted(entry, ids)
             seen.withdrawals[entry.said["actor"]] += len(ids)
+            seen.permits.append(entry)
         seen.later += is_later(entry.said)
         yield entry
         last, count = entry.leaf, count + 1
@@ -535,6 +549,14 @@ def _demand_permitted(entry: _Entry, ids: Collection[str]) -> None:
     listed = entry.told.get("events")
     if entry.said["type"] not in WITHDRAWING or not isinstance(listed, list) or set(ids) - set(map(str, listed)):
         raise ProofRejected(f"{entry.about} does not permit that the payload of {min(ids)} is gone.")
+
+
+def _demand_leave(entry: _Entry, reigns: Sequence[checks.Reign], named: Sequence[VerifierKey]) -> None:
+    """Raises ProofRejected unless the key that was the log's then gave its leave; in a part, any that it names."""
+    keys = [reign.key for reign in reigns if reign.since <= entry.leaf + 1][-1:] or named
+    digest = facts_digest(entry.told)
+    if digest is None or not any(gave_leave(key, digest, entry.told.get("leave")) for key in keys):
+        raise ProofRejected(f"{entry.about}: the log's key did not give its leave, so it permits no payload to go.")
 
 
 def _stamps_of(

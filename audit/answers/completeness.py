@@ -59,18 +59,16 @@ def statements(store: AuditStore, since: datetime) -> tuple[Statement, ...]:
     """Of each flow run that ended since `since` and that none other started, what was stated last."""
     from_ = timestamp(since)
     with store.reading() as connection:
-        said = {
-            run: event for event in store_of.statements(connection, from_) for run in event.payload["flow_runs"][:1]
-        }
+        said = {run: one for one in store_of.statements(connection, from_) for run in one.facts.flow_runs[:1]}
         ended = store_of.ended_outermost(connection, from_)
-        missed = [id for run in ended if run["id"] in said for id in said[run["id"]].payload.get("missing_ids", [])]
+        missed = [id for run in ended if run["id"] in said for id in said[run["id"]].facts.missing_ids]
         found = store_of.standing(connection, "task_run", missed)
     return tuple(
         Statement(
             run,
-            event.id if (event := said.get(run["id"])) else None,
-            event.payload if event else None,
-            tuple(id for id in (event.payload.get("missing_ids", []) if event else []) if id not in found),
+            one.event if (one := said.get(run["id"])) else None,
+            one.facts.model_dump(exclude_none=True) if one else None,
+            tuple(id for id in (one.facts.missing_ids if one else ()) if id not in found),
         )
         for run in ended
     )

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from audit.answers import keeping
-from audit.answers.checks import Envelope, Told, moment
+from audit.answers.checks import Envelope, Told
 from audit.answers.heads import Log
 from audit.answers.keeping import OF_NO_SPEC, Hold, Policy, Said
 from audit.ledger.note import gave_leave
-from audit.ledger.sealer import CLOCK_TOLERANCE
 from audit.spec.model import months_kept
 
 EXPIRED, CHANGED = "retention.expired", "pipeline.changed"
@@ -44,7 +43,6 @@ class Stated:
 
     policy: Policy
     place: int
-    time: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +56,7 @@ class Rules:
     @classmethod
     def on_record(cls, log: Log) -> "Rules":
         stated = {
-            event.id: Stated(policy, event.place, event.time)
+            event.id: Stated(policy, event.place)
             for event in log.of_type(CHANGED)
             if event.place <= log.size and (policy := Policy.stated(event.id, event.facts or {}))
         }
@@ -68,13 +66,17 @@ class Rules:
         return cls(stated, keeping.holds(said), log)
 
     def refusal(self, expiry: Told) -> str:
-        """Why an expiry permits nothing at all; empty if it may."""
+        """Why an event that lists payloads permits nothing; empty if it may. Whatever its type, it needs leave."""
         facts = expiry.facts or {}
         if not self._has_leave(expiry):
             return f"the log's key did not give its leave to {expiry.about}: who wrote it had no key"
+        if expiry.type != EXPIRED:  # no policy stands behind it: somebody had asked for it
+            return ""
         by = self.stated.get(str(facts.get("policy")))
         if by is None or by.place >= expiry.place or by.policy.spec != facts.get("spec"):
             return f"{expiry.about} names no policy that was on record before it"
+        if by.policy.wrong:
+            return f"{expiry.about} goes by a policy that is below the law it names: {by.policy.wrong}"
         of, kept = str(facts.get("of")), str(facts.get("kept"))
         if by.policy.kept.get(of) != kept:
             return f"{expiry.about} says {kept}, its policy {by.policy.kept.get(of)}"
@@ -83,12 +85,13 @@ class Rules:
         return ""
 
     def rule(self, expiry: Told) -> Rule:
-        """What each event that an expiry lists is held to."""
+        """What each event that is listed is held to: policy and holds, and holds alone where no policy is behind it."""
         facts = expiry.facts or {}
         held = [hold for hold in self.holds if hold.in_force(expiry.place)]
 
         def broken(said: Envelope) -> str:
-            return _out_of_class(said, facts) or _too_early(said, facts, expiry) or _held(said, facts, held)
+            by_policy = expiry.type == EXPIRED and (_out_of_class(said, facts) or _too_early(said, facts, expiry))
+            return by_policy or _held(said, facts, held)
 
         return broken
 
@@ -100,13 +103,11 @@ class Rules:
         return bool(keys) and digest is not None and gave_leave(keys[-1], digest, facts.get("leave"))
 
     def _longer(self, by: Stated, expiry: Told, of: str) -> str:
-        """How long the policy in force had payloads kept, if longer. One that was stated at the same time as the expiry
-        does not count: on PostgreSQL either may have come first."""
-        end = moment(expiry.time)
+        """How long a policy that was stated in between had payloads kept, if longer. The leaves' order counts and no
+        clock: who dates an expiry back does not get behind a policy."""
         for one in self.stated.values():
-            began = moment(one.time)
             between = by.place < one.place < expiry.place and one.policy.spec == by.policy.spec
-            if between and began and end and end - began > CLOCK_TOLERANCE and _length(one, of) > _length(by, of):
+            if between and _length(one, of) > _length(by, of):
                 return one.policy.kept[of]
         return ""
 
@@ -136,7 +137,7 @@ def _too_early(said: Envelope, facts: Mapping[str, Any], expiry: Told) -> str:
 
 def _held(said: Envelope, facts: Mapping[str, Any], holds: Sequence[Hold]) -> str:
     own = keeping.spec_in(str(said.get("subject")))
-    spec = own or str(facts.get("spec"))
+    spec = own or str(facts.get("spec", OF_NO_SPEC))
     event = Enveloped(
         str(said.get("id")), str(said.get("subject")), str(said.get("time")), said.get("flow_run_id"),
         said.get("task_run_id"),

@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import orjson
 
 from audit.events.canonical import canonical, digest_of
-from audit.spec.model import KEPT_BY, TIME, months_kept
+from audit.spec.model import FLOORS, KEPT_BY, TIME, months_kept
 
 OF_NO_SPEC = "*"  # no spec can be called so
 NAMING = ("spec", "dataset", "segment", "model")  # kinds of subjects, after which the name of a spec stands
@@ -78,6 +78,7 @@ class Policy:
     spec: str
     event: str
     kept: Mapping[str, str]
+    wrong: str = ""  # how it falls short of a law that it names itself; then nothing goes by it
 
     @classmethod
     def stated(cls, event: str, facts: Mapping[str, Any]) -> Self | None:
@@ -89,7 +90,24 @@ class Policy:
         said = {str(leaf.get("name")): str(leaf.get("value")) for leaf in leaves}
         kept = {of: said.get(f"retention.{of}", FOR_EVER) for of in KEPT_BY}
         kept = {of: time if re.fullmatch(TIME, time) else FOR_EVER for of, time in kept.items()}
-        return cls(str(facts.get("spec")), event, kept)
+        return cls(str(facts.get("spec")), event, kept, _below_the_law(said, kept))
+
+
+def _below_the_law(said: Mapping[str, str], kept: Mapping[str, str]) -> str:
+    """Where a policy falls short of the laws and the life of the records that it names; empty where it does not. Our
+    own reading of a spec refuses such a one: somebody else put it on record."""
+    laws = [law for name, law in said.items() if name.startswith("retention.regimes[")]
+    floors = [(float(least), clause) for law, (least, clause) in FLOORS.items() if law in laws]
+    if re.fullmatch(TIME, records := said.get("retention.records", "")):
+        floors.append((_months(records), "`records`"))
+    short = ((of, least, clause) for of in KEPT_BY for least, clause in floors if _months(kept[of]) < least)
+    said_short = (f"{of} kept {kept[of]}, and {clause} has them kept {least:g} months" for of, least, clause in short)
+    return next(said_short, "")
+
+
+def _months(kept: str) -> float:
+    months = months_kept(kept)
+    return float("inf") if months is None else months
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -403,7 +403,8 @@ def check_members(archive: zipfile.ZipFile, given: Given) -> list[str]:
     known = manifest["checkpoints"]
     demand(len(notes) == known, f"The bundle has {many(len(notes), 'checkpoint')}, not {known}.")
     counted: Counter[str] = Counter()
-    events = events_of(archive, manifest, counted)
+    permissions: list[Event] = []
+    events = events_of(archive, manifest, counted, permissions)
     reigns: list[Reign] = []
     if whole:
         roots, said = check_whole(events, notes, {kept.size for kept in kept_notes(given)})
@@ -412,6 +413,10 @@ def check_members(archive: zipfile.ZipFile, given: Given) -> list[str]:
     else:
         roots = check_part(events, note)
         lines = [f"part of {note.origin}: {manifest['events']} of {many(note.size, 'event')}; others may belong to it"]
+    for event in permissions:
+        own = [reign.key for reign in reigns if reign.leaf <= event.leaf][-1:] or keys
+        given_leave = any(gave_leave(key, event.told) for key in own)
+        demand(given_leave, f"{event.what}: the log's key did not give its leave, so it permits no payload to go.")
     lines += [f"{many(count, 'payload')} withdrawn by {actor}" for actor, count in sorted(counted.items()) if actor]
     unknown = [f"{counted['']} {LATER}"] if counted[""] else []
     demand_believed(note, [*believed_of(given, keys, note, reigns, unknown), *given.witnesses])
@@ -448,10 +453,13 @@ def older_checkpoints(archive: zipfile.ZipFile, newest: Note, keys: list[Key]) -
     return found
 
 
-def events_of(archive: zipfile.ZipFile, manifest: dict[str, Any], counted: Counter[str]) -> Iterator[Event]:
+def events_of(
+    archive: zipfile.ZipFile, manifest: dict[str, Any], counted: Counter[str], permissions: list[Event]
+) -> Iterator[Event]:
     """Every event of the bundle: a line has the payload, or says which later event permitted that it is gone.
 
     `counted` gains how many payloads are gone, by who permitted it; under "" how many events a later release wrote.
+    `permissions` gains the events that permitted it.
     """
     fields = {"index": int, "envelope": str, **({} if manifest["complete"] else {"proof": list})}
     allowed = [{**fields, "payload": str, "salt": str}, {**fields, "withdrawn_by": int}]
@@ -472,6 +480,7 @@ def events_of(archive: zipfile.ZipFile, manifest: dict[str, Any], counted: Count
             permits = kind in WITHDRAWING and isinstance(listed, list) and ids <= set(map(str, listed))
             demand(permits, f"{event.what} does not permit that the payload of {min(ids)} is gone.")
             counted[event.envelope["actor"]] += len(ids)
+            permissions.append(event)
         counted[""] += event.envelope["schema_version"] > 1
         yield event
         last, count = leaf, count + 1
@@ -514,6 +523,7 @@ class Reign(NamedTuple):
     """From this event on the key was the log's; `lost`: the one before it did not hand over."""
 
     what: str
+    leaf: int
     key: Key
     lost: bool
 
@@ -537,10 +547,10 @@ def succession(said: list[Event], notes: dict[int, Note]) -> list[Reign]:
             continue
         handed = kind == "key.rotated" and before and by == {before, key} and consented(before, key, event.told)
         if handed or (kind == "key.created" and before is None):
-            reigns.append(Reign(event.what, key, False))
+            reigns.append(Reign(event.what, event.leaf, key, False))
         elif before and kind == "key.created" and by == {key}:
             demand(lost, f"{event.what} puts another key in the place of the log's, which was not lost.")
-            reigns.append(Reign(event.what, key, True))
+            reigns.append(Reign(event.what, event.leaf, key, True))
             lost = False
     return reigns
 
@@ -555,6 +565,19 @@ def consented(old: Key, new: Key, told: dict[str, Any]) -> bool:
     except (DoesNotHold, InvalidSignature, ValueError):
         return False
     return old.kind == ED25519
+
+
+def gave_leave(key: Key, told: dict[str, Any]) -> bool:
+    """Whoever can write events has the key sign for them: this it signs only to have payloads withdrawn."""
+    facts = {name: value for name, value in told.items() if name != "leave"}
+    written = json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    try:
+        signature = unbase64(str(told.get("leave")), "The leave", 64)
+        message = f"prefect-audit/expiry@1\nsha256:{hashlib.sha256(written.encode()).hexdigest()}\n"
+        Ed25519PublicKey.from_public_bytes(key.public).verify(signature, message.encode())
+    except (DoesNotHold, InvalidSignature, ValueError):
+        return False
+    return key.kind == ED25519
 
 
 def believed_of(given: Given, keys: list[Key], note: Note, reigns: list[Reign], unknown: list[str]) -> list[Key]:

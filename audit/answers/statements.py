@@ -28,7 +28,9 @@ class Claim:
     on_record: int
     in_spool: int  # that came in later, or still wait
     digest: str
+    exact: bool  # nothing else could come in while it was made
     found: int = 0
+    total: int = 0  # with those that stand behind it
     over: Any = field(default_factory=sha256)  # what was found of them
 
     def see(self, flow_run: bytes, task_run: bytes) -> None:
@@ -37,7 +39,8 @@ class Claim:
 
 
 def check_statements(snapshot: Snapshot, log: Log, found: Findings) -> None:
-    """Every statement against the task runs that stand before it. One more is no fault: it began meanwhile."""
+    """Every statement against the task runs that stand before it. One more is no fault where it may have begun while
+    the statement was made."""
     claims = [claim for event in log.of_type(STATED) if (claim := claim_of(event))]
     if not claims:
         return
@@ -47,6 +50,7 @@ def check_statements(snapshot: Snapshot, log: Log, found: Findings) -> None:
             about.setdefault(flow_run, []).append(claim)
     for flow_run, task_run, place in snapshot.task_runs():
         for claim in about.get(flow_run, ()):
+            claim.total += 1
             if place < claim.event.place:
                 claim.see(flow_run, task_run)
     for claim in claims:
@@ -55,6 +59,12 @@ def check_statements(snapshot: Snapshot, log: Log, found: Findings) -> None:
         elif claim.found > claim.on_record + claim.in_spool:
             more = many(claim.found - claim.on_record - claim.in_spool, "task run")
             found.notes.append(f"{claim.event.about}: {more} of {_named(claim)} came in while it was made.")
+        if claim.total < claim.on_record + claim.in_spool:
+            away = many(claim.on_record + claim.in_spool - claim.total, "task run")
+            found.notes.append(
+                f"{claim.event.about}: {away} of {_named(claim)} that waited in a spool then did not come home: they "
+                "wait still, or were removed."
+            )
 
 
 def claim_of(event: Told) -> Claim | None:
@@ -67,7 +77,7 @@ def claim_of(event: Told) -> Claim | None:
     if type(on_record) is not int or type(in_spool) is not int or not isinstance(digest, str):
         return None
     ids: Iterable[bytes] = dict.fromkeys(id.encode(errors="replace") for id in flow_runs)
-    return Claim(event, tuple(ids), on_record, in_spool, digest)
+    return Claim(event, tuple(ids), on_record, in_spool, digest, facts.get("exact") is True)
 
 
 def disagreement(claim: Claim) -> str:
@@ -76,6 +86,8 @@ def disagreement(claim: Claim) -> str:
     if claim.found < claim.on_record:
         removed = claim.on_record - claim.found
         return f"{said}: {claim.found:,} do, {removed:,} {'was' if removed == 1 else 'were'} removed"
+    if claim.exact and claim.found > claim.on_record:
+        return f"{said}: {claim.found:,} do, so that some are not those that it is about"
     if claim.found == claim.on_record and "sha256:" + claim.over.hexdigest() != claim.digest:
         return f"{said}: as many do, but not the same ones"
     return ""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from audit.answers import checks, heads
 from audit.answers.checks import WITHDRAWING, GrowingTree, Told
-from audit.answers.expiries import EXPIRED, RESTED_ON, Rule, Rules
+from audit.answers.expiries import RESTED_ON, Rule, Rules
 from audit.answers.heads import ANCHORED, OPENED, SIGNED, Held, Log
 from audit.answers.statements import STATED, check_statements
 from audit.answers.verdict import Verdict
@@ -408,8 +408,8 @@ def _permission(snapshot: Snapshot, row: Row, size: int, start: Start, rules: Ru
     event = told(place, envelope, body)
     listed = event.facts.get("events") if event and event.facts else None
     ids = frozenset(id for id in listed if isinstance(id, str)) if isinstance(listed, list) else frozenset()
-    if event is None or event.type != EXPIRED:
-        return Permission(place, who, actor=str(said.get("actor")), ids=ids)
+    if event is None:
+        return Permission(place, who, f"{who} cannot be read")
     return Permission(place, who, rules.refusal(event), str(said.get("actor")), ids, rules.rule(event))
 
 

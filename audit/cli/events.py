@@ -132,11 +132,10 @@ def _timestamp(moment: datetime) -> str:
 
 def _wanted(store: "AuditStore", types: list[str] | None, run: str, severity: Severity | None) -> dict[str, Any]:
     """The conditions of a query, by the names that `read.events` gives them."""
-    if types:
-        _check_types(types)
+    _check_types(types or [])
     levels = [level.value for level in Severity]
     return {
-        "types": types or (),
+        "types": [asked for wanted in types or () for asked in _spelled_out(wanted)],
         "run": run_called(store, run).id if run else None,
         "severities": levels[levels.index(severity) :] if severity else (),
     }
@@ -156,6 +155,17 @@ def _check_types(types: list[str]) -> None:
                 f"There is no event type {wanted!r}.",
                 hint=f"Did you mean {near[0]!r}?" if near else "`drift.*` is all of a kind.",
             )
+
+
+def _spelled_out(wanted: str) -> list[str]:
+    """A type, or one that ends in `*`, is what the store takes; any other pattern is the types that it matches."""
+    from fnmatch import fnmatchcase
+
+    from audit.events.vocabulary import VOCABULARY
+
+    if not set("*?[").intersection(wanted.removesuffix("*")):
+        return [wanted]
+    return [known for known in VOCABULARY if fnmatchcase(known, wanted)]
 
 
 def _latest(store: "AuditStore", wanted: dict[str, Any], most: int) -> Iterator["Recorded"]:

@@ -122,7 +122,7 @@ def add(
 
     Example: audit hold add case-2026-17 --reason 'complaint 17' --spec mortgage --since 2026-03-01
     """
-    from audit.retention import Scope
+    from audit.retention import Scope, seal_said
     from audit.retention import hold as place
     from audit.store.engine import open_existing
 
@@ -139,7 +139,8 @@ def add(
     if as_json:
         output.write_json(facts.model_dump(mode="json"))
     else:
-        output.show(f"{name} is in force: {_words(facts.model_dump())} stays until it is released.")
+        output.show(f"{name} is in force and keeps {_words(facts.model_dump())} until it is released.")
+    _warn_unsealed(sealed=seal_said(settings()))
 
 
 @hold.command("list")
@@ -168,13 +169,23 @@ def release_one(name: Name, reason: Reason, as_json: output.AsJson = False) -> N
 
     Example: audit hold release case-2026-17 --reason 'closed'
     """
-    from audit.retention import release
+    from audit.retention import release, seal_said
 
     facts = release(settings(), name, reason)
     if as_json:
         output.write_json(facts.model_dump(mode="json"))
     else:
         output.show(f"{name} is released; see `audit retention run --dry-run` for what is due now.")
+    _warn_unsealed(sealed=seal_said(settings()))
+
+
+def _warn_unsealed(*, sealed: bool) -> None:
+    if not sealed:
+        typer.echo(
+            "It is not sealed yet: until `audit seal` ran where the log's key is, who owns the database can take it "
+            "out unseen.",
+            err=True,
+        )
 
 
 def _day(written: str) -> date | None:

@@ -113,13 +113,17 @@ def _with_events(row: Row, kind: str, told: Sequence["Recorded"]) -> Row:
 
 def _list(found: Sequence[Row]) -> "Table":
     head = ["run", "name", "flow", "state", "started (UTC)", "duration", "task runs"]
-    deployed = any(_deployment(row) for row in found)
-    rows = ([*_listed(row), *([_deployment(row) or output.NOTHING] if deployed else [])] for row in found)
+    more = {
+        "deployment": [_deployment(row) or output.NOTHING for row in found],
+        "known by": [row["known_by"] or "itself" for row in found],  # which a run is that was seen to its end
+    }
+    told = [name for name, said in more.items() if set(said) - {output.NOTHING, "itself"}]
+    rows = ([*_listed(row), *(more[name][nth] for name in told)] for nth, row in enumerate(found))
     return output.table(
-        [*head, *(["deployment"] if deployed else [])],
+        [*head, *told],
         rows,
         numbers=("duration", "task runs"),
-        wrapping=("name", "task runs", "deployment"),
+        wrapping=("name", "task runs", "deployment", "known by"),
     )
 
 

@@ -2,15 +2,16 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
 from audit.cli import output
-from audit.errors import InconsistentTree, KeyUnavailable, UserError
+from audit.errors import CouldNotTell, InconsistentTree, KeyUnavailable, StoreUnavailable, UserError
 from audit.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from audit.store.engine import AuditStore
     from audit.store.read import Login
 
+T = TypeVar("T")
 ORIGIN = re.compile(r"[^\s+\x00-\x1f]{1,200}")  # a name as C2SP signed-note has it: no spaces, no plus
 
 
@@ -64,9 +66,19 @@ def init(
 def status(as_json: output.AsJson = False) -> None:
     """Say where the record lives and how much is in it. Also whether anything waits or was lost.
 
+    Where the store cannot be read it says what is known here, and why; exit code 2.
+
     Example: audit status --json
     """
-    found = status_of(settings())
+    try:
+        found = status_of(settings())
+    except StoreUnavailable as unread:
+        known = known_here(settings(), unread)
+        if as_json:
+            output.write_json(asdict(known))
+        else:
+            output.show(_for_people_unread(known))
+        raise typer.Exit(unread.exit_code) from None
     if as_json:
         output.write_json(asdict(found))
     else:
@@ -191,6 +203,78 @@ def status_of(where: Settings) -> Status:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class KnownHere:
+    """What `audit status` says where the store cannot be read: what this machine knows without it."""
+
+    store: str
+    problem: str  # why it cannot be read, and what to do
+    mask_key: str | None  # fingerprint
+    mask_key_problem: str | None
+    log_key: str  # where it is, or was sought
+    log_key_here: bool | None  # whether it is the log's own key stands in the store; None: it is in a block
+    log_key_problem: str | None
+    mode: str
+    prefect: str
+    all_states_seen: bool  # as far as Prefect's release tells
+    plugin: "Activation"
+    waiting_in_spool: int | None  # None: it cannot be read either
+    spool_problem: str | None
+    lost: int  # and not yet on record as lost
+
+
+def known_here(where: Settings, unread: StoreUnavailable) -> KnownHere:
+    """Raises StoreUnavailable if AUDIT_DATABASE_URL names no store at all."""
+    from audit.recording import spool
+    from audit.recording.activation import activation
+    from audit.recording.circumstances import knows_prefect
+    from audit.recording.losses import Losses
+    from audit.store.engine import store_name
+
+    prefect = version("prefect")
+    key, problem = _mask_key_here(where)
+    place, here, unusable = _log_key_here(where)
+    waiting, spool_problem = _told(lambda: spool.waiting(where.spool_path))
+    return KnownHere(
+        store=store_name(where),
+        problem=str(unread),
+        mask_key=key,
+        mask_key_problem=problem,
+        log_key=place,
+        log_key_here=here,
+        log_key_problem=unusable,
+        mode=where.mode,
+        prefect=prefect,
+        all_states_seen=knows_prefect(prefect),
+        plugin=activation(os.environ, Path.cwd()),
+        waiting_in_spool=waiting,
+        spool_problem=spool_problem,
+        lost=Losses(where.lost_path).count(),
+    )
+
+
+def _told(ask: Callable[[], T]) -> tuple[T | None, str | None]:
+    """The answer, else why there is none."""
+    try:
+        return ask(), None
+    except CouldNotTell as problem:
+        return None, str(problem)
+
+
+def _log_key_here(where: Settings) -> tuple[str, bool | None, str | None]:
+    """Its place, whether a key is there, and what is wrong with it."""
+    from audit.keyfile import read_if_there
+    from audit.ledger.keys import FILE, claimed
+
+    if where.log_key:
+        return "AUDIT_LOG_KEY", claimed(where.log_key) is not None, None
+    if where.log_key_block:
+        return where.log_key_block, None, None
+    path = where.keys_path / FILE
+    found, unusable = _told(lambda: read_if_there(path))
+    return str(path), found is not None, unusable
+
+
 def _last_run(store: "AuditStore") -> LastRun | None:
     """None before the first, and where the newest was recorded before this was put on record."""
     from audit.store import read
@@ -222,18 +306,23 @@ def _tree_problem(where: Settings) -> str | None:
 
 def _mask_key(where: Settings, store: "AuditStore") -> tuple[str | None, str | None]:
     """The key's fingerprint, and what is wrong with it."""
-    from audit.privacy.mask_key import fingerprint, read_mask_key
     from audit.store import read
 
-    try:
-        found = fingerprint(read_mask_key(where.keys_path))
-    except KeyUnavailable as gone:
-        return None, str(gone)
+    found, problem = _mask_key_here(where)
+    if found is None:
+        return None, problem
     made = next(read.events(store, types=("key.created",), newest_first=False, limit=1), None)
     recorded = made.payload.get("fingerprint") if made else None
     if recorded not in (None, found):
         return found, f"{found} is another key than the recorded {recorded}; put the right one back"
     return found, None
+
+
+def _mask_key_here(where: Settings) -> tuple[str | None, str | None]:
+    """The key's fingerprint, else why there is none."""
+    from audit.privacy.mask_key import fingerprint, read_mask_key
+
+    return _told(lambda: fingerprint(read_mask_key(where.keys_path)))
 
 
 def log_key_state(where: Settings, store: "AuditStore") -> LogKey:
@@ -308,8 +397,8 @@ def _for_people(found: Status) -> "Table":
         ("mask key", key),
         ("log key", _said_of(found.log_key)),
         ("mode", found.mode),
-        ("recording", _seen(found)),
-        ("plugin", _plugin(found)),
+        ("recording", _seen(found.all_states_seen, found.prefect, found.last_run)),
+        ("plugin", _plugin(found.plugin, found.last_run)),
         ("on record", held + newest),
         ("sealed", _sealed(found)),
         *([("tree", output.styled(found.tree_problem, "bold red"))] if found.tree_problem else []),
@@ -320,6 +409,36 @@ def _for_people(found: Status) -> "Table":
         ("alerts", "a target is set" if found.alert_target_set else "no target: set AUDIT_ALERT_URL to be told"),
         ("artifacts", found.artifacts + size),
     )
+
+
+def _for_people_unread(known: KnownHere) -> "Table":
+    key = known.mask_key_problem or f"{known.mask_key} (mode 0600)"
+    waiting = known.waiting_in_spool
+    return output.facts(
+        ("store", known.store),
+        ("problem", output.styled(known.problem, "bold red")),
+        ("mask key", output.styled(key, "red" if known.mask_key_problem else "")),
+        ("log key", _key_here(known)),
+        ("mode", known.mode),
+        ("recording", _seen(known.all_states_seen, known.prefect, None)),
+        ("plugin", _plugin(known.plugin, None)),
+        ("spool", _waits_here(waiting) if waiting is not None else output.styled(known.spool_problem or "", "red")),
+        ("lost", _bad(known.lost, "events are not on record, as far as is known here", "bold red")),
+    )
+
+
+def _waits_here(waiting: int) -> "Text":
+    return _bad(waiting, "events wait; the next run that reaches the store brings them home", "yellow")
+
+
+def _key_here(known: KnownHere) -> "Text":
+    if known.log_key_problem:
+        return output.styled(known.log_key_problem, "red")
+    if known.log_key_here is None:
+        return output.styled(f"from the Prefect block {known.log_key}")
+    if known.log_key_here:
+        return output.styled(f"{known.log_key} (whether it is the log's own stands in the store)")
+    return output.styled(f"none in {known.log_key}: this process does not seal")
 
 
 def _guards(found: Status) -> "Text":
@@ -371,28 +490,30 @@ def _sealed(found: Status) -> "Text":
     )
     due = f" · {found.events_due:,} not sealed yet" if found.events_due else ""
     due += ": audit seal" if due and not found.tree_problem else ""
+    own = found.events_not_sealed - found.events_due
+    due += f" · {own:,} of the log's own, sealed with them" if due and own else ""
     said = f"{found.events_sealed:,} of {found.events:,} events · {last}{due}"
     return output.styled(said, "yellow" if found.events_due else "")
 
 
-def _seen(found: Status) -> "Text":
-    if found.all_states_seen:
-        return output.styled(f"every state (Prefect {found.prefect})")
-    if found.last_run and found.last_run.unbound:
-        unbound = ", ".join(found.last_run.unbound)
+def _seen(all_states: bool, prefect: str, last_run: LastRun | None) -> "Text":
+    if all_states:
+        return output.styled(f"every state (Prefect {prefect})")
+    if last_run and last_run.unbound:
+        unbound = ", ".join(last_run.unbound)
         return output.styled(f"may be incomplete: the newest flow run could not bind {unbound}", "bold red")
     return output.styled(
-        f"may be incomplete: Prefect {found.prefect} was not tried; not ready and rolled back are not seen", "bold red"
+        f"may be incomplete: Prefect {prefect} was not tried; not ready and rolled back are not seen", "bold red"
     )
 
 
-def _plugin(found: Status) -> "Text":
+def _plugin(plugin: "Activation", last_run: LastRun | None) -> "Text":
     """`on, by the environment; not in notebooks · newest flow run with it`"""
-    last = f" · newest flow run {'with' if found.last_run.plugin else 'without'} it" if found.last_run else ""
-    if found.plugin.problem:
-        return output.styled(f"records nothing: {found.plugin.problem}{last}", "bold red")
-    if found.plugin.enabled:
-        return output.styled(f"on, by {found.plugin.by}; not in notebooks{last}")
+    last = f" · newest flow run {'with' if last_run.plugin else 'without'} it" if last_run else ""
+    if plugin.problem:
+        return output.styled(f"records nothing: {plugin.problem}{last}", "bold red")
+    if plugin.enabled:
+        return output.styled(f"on, by {plugin.by}; not in notebooks{last}")
     return output.styled(f"off: what does not use audit's flow and task is not recorded{last}")
 
 

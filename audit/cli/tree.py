@@ -24,7 +24,8 @@ def header(run: Row) -> list["Text"]:
     where = run["deployment_name"] or run["deployment"]
     second = [f"flow run {run['id']}", f"flow {run['flow']}", f"began {output.day_and_time(run['started_at'])} UTC"]
     second += [f"deployment {where}"] if where else []
-    return [first, output.styled(" · ".join(second), "dim"), *_troubles(run)]
+    known = [output.styled(f"known by: {run['known_by']}", "yellow")] if run["known_by"] else []
+    return [first, output.styled(" · ".join(second), "dim"), *known, *_troubles(run)]
 
 
 def _clean(dirty: int | None) -> str:
@@ -127,6 +128,7 @@ def in_full(run: Row) -> list["RenderableType"]:
         ("attempts", str(run["attempts"])),
         ("by", output.short_actor(run["actor"])),
     ]
+    named += [("known by", run["known_by"])] if run["known_by"] else []
     named += [("found", phrase) for phrase in run["findings"]]
     named += [("error", output.styled(_error(run["error"]), "red"))] if run["error"] else []
     error = run["error"] or {}

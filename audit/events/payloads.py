@@ -503,6 +503,7 @@ class CompletenessFacts(Payload):
     deferred: int | None = None  # handed to task workers, which begin them when they do: not among the counted
     on_record: int | None = None  # task runs of these flow runs in the store, whoever began them
     digest: str | None = None  # over those: `flow run/task run`, sorted, a line each
+    exact: bool | None = None  # True: counted under the lock that it was written under, so no other stands before it
     in_spool: int | None = None  # of the counted
     elsewhere: int | None = None  # on record, begun by another process
     observed: int | None = None  # of a window: on record by what was seen of them

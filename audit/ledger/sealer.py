@@ -8,7 +8,7 @@ machine kept beside its key.
 
 import base64
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
-from audit.errors import InconsistentTree, KeyUnavailable, ProofRejected
+from audit.errors import InconsistentTree, KeyUnavailable, ProofRejected, StoreBusy
 from audit.events.canonical import digest_of
 from audit.events.event import Event, make_event
 from audit.events.payloads import CheckpointFacts
@@ -43,6 +43,8 @@ ALL = sys.maxsize  # a new key's events are the last, and it may sign no checkpo
 KEPT = "checkpoint"  # beside the key: the last one that this machine signed
 OWN = "checkpoint."  # types of the events that sealing itself brings about
 CLOCK_TOLERANCE = timedelta(seconds=60)  # between two readings of clocks that are set well
+
+DECIDING = ("pipeline.changed", "retention.held", "retention.released")  # types of what says which payloads may go
 
 Announce = Callable[[VerifierKey | None], Sequence[Event]]
 
@@ -106,11 +108,14 @@ def seal(
     """
     with store.deciding() as connection:
         current = current_key(ledger.key_events(connection))
+        before = {seq for seq, _, _ in ledger.unsealed(connection, ALL, whole=True)} if withdraw else set()
         withdrawal = withdraw(connection) if withdraw else None
         announced = [*(announce(current) if announce else ()), *([withdrawal.by] if withdrawal else [])]
         for event in announced:
             insert_event(connection, event)
         found = ledger.unsealed(connection, ALL if announced else BATCH, whole=whole or bool(announced))
+        if withdrawal:
+            _demand_none_between(found, before)
         if len(found) < BATCH and all(type.startswith(OWN) for _, type, _ in found):
             if kept is not None:
                 demand_continued(connection, kept)
@@ -124,6 +129,15 @@ def seal(
         if current != key.verifier:  # now that these signatures are there, it must be
             _demand_current(key, current_key(ledger.key_events(connection)))
     return done if kept is None else _kept(done, kept)
+
+
+def _demand_none_between(found: Sequence[ledger.Waiting], before: Collection[int]) -> None:
+    """On PostgreSQL others append while it is decided what goes. A policy or a hold among that would be sealed before
+    the event that did not know of it. Raises StoreBusy."""
+    if any(type in DECIDING and seq not in before for seq, type, _ in found):
+        raise StoreBusy(
+            "A policy or a hold was put on record just now. Nothing more was withdrawn.", hint="Run it again."
+        )
 
 
 def demand_continued(connection: Connection, kept: Path) -> None:

@@ -7,6 +7,7 @@ no lock; what is found is looked at again under it, so that of two processes one
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import get_args
 
 from sqlalchemy import Connection
@@ -28,6 +29,7 @@ AT_START = timedelta(
 BY_FORCE = ("crashed", "cancelled", "abandoned")  # how a flow run ends whose task runs end with it
 LEFT_BY_FORCE = timedelta(hours=1)  # after such an end a task run of which nothing was heard is given up
 LEFT = timedelta(days=1)  # likewise after any other, behind which a flow run may still wait for its threads
+AT_ONCE = 500  # runs that are given up in one transaction, for others wait to write meanwhile
 WORKER_SAW = "its flow run crashed: its worker saw the process end"
 
 Lost = tuple[OpenRun, str]  # and how that is known
@@ -62,17 +64,20 @@ def abandon_left(store: AuditStore, since: datetime) -> Sequence[Event]:
 
 def abandon(store: AuditStore, lost: Sequence[Lost]) -> Sequence[Event]:
     """Put on record that these runs were abandoned, save those of which something was seen meanwhile."""
+    told: list[Event] = []
+    for first in range(0, len(lost), AT_ONCE):
+        told += append_decided(store, partial(_decide, lost[first : first + AT_ONCE]))
+    return told
 
-    def decide(connection: Connection) -> list[Event]:
-        events: list[Event] = []
-        kinds: tuple[Kind, ...] = get_args(Kind)
-        for kind in kinds:
-            ours = [(run, because) for run, because in lost if run.kind == kind]
-            stands = store_of.standing(connection, kind, [run.id for run, _ in ours])
-            events += [_abandoned(run, because) for run, because in ours if _as_it_was(run, stands.get(run.id))]
-        return events
 
-    return append_decided(store, decide) if lost else ()
+def _decide(lost: Sequence[Lost], connection: Connection) -> list[Event]:
+    events: list[Event] = []
+    kinds: tuple[Kind, ...] = get_args(Kind)
+    for kind in kinds:
+        ours = [(run, because) for run, because in lost if run.kind == kind]
+        stands = store_of.standing(connection, kind, [run.id for run, _ in ours])
+        events += [_abandoned(run, because) for run, because in ours if _as_it_was(run, stands.get(run.id))]
+    return events
 
 
 def _as_it_was(run: OpenRun, stands: Stands | None) -> bool:
@@ -81,7 +86,7 @@ def _as_it_was(run: OpenRun, stands: Stands | None) -> bool:
 
 def _abandoned(run: OpenRun, because: str) -> Event:
     """The event that says it. Its time is not before what was last seen, whatever the clocks say."""
-    type = f"{run.kind}.abandoned"
+    type, now = f"{run.kind}.abandoned", datetime.now(UTC)
     return make_event(
         type,
         RunState(run_name=run.run_name or "", of=run.of or "", known_by=because),
@@ -89,7 +94,7 @@ def _abandoned(run: OpenRun, because: str) -> Event:
         source=SOURCE,
         subject=f"{run.kind.replace('_', '-')}/{run.id}",
         actor=circumstances.actor(),
-        time=max(datetime.now(UTC), datetime.fromisoformat(run.seen_at)),
+        time=max(now, store_of.moment(run.seen_at) or now),
         flow_run_id=run.flow_run_id,
         task_run_id=run.id if run.kind == "task_run" else None,
         deployment=run.deployment,

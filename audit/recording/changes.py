@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from audit.events.payloads import ChangeFacts, Named
 from audit.privacy import redact
-from audit.recording.recorder import record
+from audit.recording.recorder import record_of_ours
 from audit.store import read
 from audit.store.engine import open_store
 
@@ -31,7 +31,7 @@ def note_change(spec: str, what: str, is_now: str, details: Mapping[str, object]
         details=[Named(name=name, value=value) for name, value in leaves.items()],
         differences=_differences(before, leaves),
     )
-    return record("pipeline.changed", facts, subject=f"spec/{spec}", severity="warning" if last else "info")
+    return record_of_ours("pipeline.changed", facts, subject=f"spec/{spec}", severity="warning" if last else "info")
 
 
 def last_change(spec: str, what: str) -> read.Recorded | None:

@@ -8,7 +8,7 @@ knows.
 
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import FlowRun, TaskRun
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectDistributedFuture
 from prefect.task_runners import ThreadPoolTaskRunner
+from sqlalchemy import Connection
 
 from audit.errors import StoreUnavailable
 from audit.events.event import Event, make_event
@@ -91,25 +92,14 @@ def flow_ended(flow_run: FlowRun) -> None:
         return
     for id in tally.flow_runs:
         _tallies.pop(id, None)
-    recorder.append(statement(tally))
+    counted = _count(tally)
+    if not recorder.append_made(lambda connection: _statement(counted, connection)):
+        recorder.append(_statement(counted))
 
 
 def counting() -> int:
     """Of how many flow runs this process counts the task runs now."""
     return len(_tallies)
-
-
-def statement(tally: Tally) -> Event:
-    """What there is to say of what was counted."""
-    facts = _facts(tally)
-    return make_event(
-        STATED,
-        facts,
-        source=SOURCE,
-        subject=f"flow-run/{tally.flow_runs[0]}",
-        actor=circumstances.actor(),
-        severity="error" if facts.missing else None,
-    )
 
 
 def digest(pairs: Iterable[tuple[str, str]]) -> str:
@@ -120,10 +110,23 @@ def digest(pairs: Iterable[tuple[str, str]]) -> str:
     return "sha256:" + over.hexdigest()
 
 
-def _facts(tally: Tally) -> CompletenessFacts:
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What there is to say before the store is asked, which may be under its lock."""
+
+    flow_runs: list[str]
+    told: dict[str, Any]
+    unknown: str | None
+    counted: set[str]
+    plain: set[str]  # of them: nobody asked that they be recorded
+    deferred: set[str]
+    waiting: set[str]  # in the spool
+
+
+def _count(tally: Tally) -> _Counted:
     flow_runs = [str(id) for id in tally.flow_runs]
-    began, sent = set(_ids(tally.began)), set(_ids(tally.sent))
-    counted, blind = began | sent, _unseen()
+    began, sent = _ids(tally.began), _ids(tally.sent)
+    unknown, waiting = _unseen(), set[str]()
     plain = sorted(tally.plain.items(), key=lambda known: -len(known[1]))[:MOST_NAMED]
     told: dict[str, Any] = {
         "counted_by": "process",
@@ -133,30 +136,53 @@ def _facts(tally: Tally) -> CompletenessFacts:
         "deferred": len(tally.deferred) // ID_BYTES,
         "not_instrumented": [Named(name=redact.text(task), value=len(ids) // ID_BYTES) for task, ids in plain],
     }
-    if blind:
-        return CompletenessFacts(**told, unknown=blind)
-    told["counted"] = len(counted)
-    if len(flow_runs) > MOST_FLOW_RUNS:
-        return CompletenessFacts(
-            **told, unknown=f"it has {len(flow_runs):,} nested flow runs, which are not looked for"
-        )
+    if not unknown:
+        told["counted"] = len(began | sent)
+        if len(flow_runs) > MOST_FLOW_RUNS:
+            unknown = f"it has {len(flow_runs):,} nested flow runs, which are not looked for"
+    if not unknown:
+        try:
+            waiting = _in_spool(flow_runs)  # before the store: what comes home meanwhile is there then
+        except StoreUnavailable as away:
+            unknown = f"what is on record: {away.what}"
+    unasked = set[str]().union(*map(_ids, tally.plain.values()))
+    return _Counted(flow_runs, told, unknown, began | sent, unasked, _ids(tally.deferred), waiting)
+
+
+def _statement(counted: _Counted, connection: Connection | None = None) -> Event:
+    """What there is to say. `connection`: the transaction that it is written in, if it is known by now."""
+    facts = _facts(counted, connection)
+    return make_event(
+        STATED,
+        facts,
+        source=SOURCE,
+        subject=f"flow-run/{counted.flow_runs[0]}",
+        actor=circumstances.actor(),
+        severity="error" if facts.missing else None,
+    )
+
+
+def _facts(counted: _Counted, connection: Connection | None) -> CompletenessFacts:
+    if counted.unknown:
+        return CompletenessFacts(**counted.told, unknown=counted.unknown)
     try:
-        pairs = _on_record(open_store(), flow_runs)
-        waiting = _in_spool(flow_runs)
+        if connection is None:
+            pairs = _on_record(open_store(), counted.flow_runs)
+        else:
+            pairs = store_of.task_runs_of(connection, counted.flow_runs)
     except StoreUnavailable as away:
-        return CompletenessFacts(**told, unknown=f"what is on record: {away.what}")
-    known = {UUID(task_run).bytes for _, task_run in pairs}
-    missing = counted - known - waiting
-    for ids in tally.plain.values():
-        missing -= set(_ids(ids))
+        return CompletenessFacts(**counted.told, unknown=f"what is on record: {away.what}")
+    known = {task_run for _, task_run in pairs}
+    missing = counted.counted - known - counted.waiting - counted.plain
     return CompletenessFacts(
-        **told,
+        **counted.told,
         on_record=len(pairs),
         digest=digest(pairs),
-        in_spool=len(counted & waiting - known),
-        elsewhere=len(known - counted - set(_ids(tally.deferred))),
+        exact=True if connection is not None and connection.dialect.name == "sqlite" else None,
+        in_spool=len(counted.counted & counted.waiting - known),
+        elsewhere=len(known - counted.counted - counted.deferred),
         missing=len(missing),
-        missing_ids=[str(UUID(bytes=id)) for id in sorted(missing)[:MOST_NAMED]],
+        missing_ids=sorted(missing)[:MOST_NAMED],
     )
 
 
@@ -173,14 +199,14 @@ def _on_record(store: AuditStore, flow_runs: list[str]) -> list[tuple[str, str]]
         return store_of.task_runs_of(connection, flow_runs)
 
 
-def _in_spool(flow_runs: list[str]) -> set[bytes]:
+def _in_spool(flow_runs: list[str]) -> set[str]:
     """Raises StoreUnavailable for a spool that cannot be read."""
     waiting = (_on_record(spool.spool(file), flow_runs) for file in spool.files(settings().spool_path))
-    return {UUID(task_run).bytes for pairs in waiting for _, task_run in pairs}
+    return {task_run for pairs in waiting for _, task_run in pairs}
 
 
-def _ids(joined: bytearray) -> Iterator[bytes]:
-    return (bytes(joined[at : at + ID_BYTES]) for at in range(0, len(joined), ID_BYTES))
+def _ids(joined: bytearray) -> set[str]:
+    return {str(UUID(bytes=bytes(joined[at : at + ID_BYTES]))) for at in range(0, len(joined), ID_BYTES)}
 
 
 def _tally_of(flow_run_id: UUID) -> Tally | None:

@@ -3,9 +3,11 @@ to AUDIT_HOME/logs/audit.jsonl, which many processes share and which rotates. Id
 """
 
 import logging
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
@@ -63,7 +65,14 @@ def _file(where: Settings) -> "ConcurrentRotatingFileHandler | None":
     path = where.log_path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return ConcurrentRotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT)
+        made = ConcurrentRotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=KEPT)
     except OSError as refused:
-        logging.getLogger("audit").warning("No event lines in %s (%s).", path, refused.strerror)
+        _say_that_none_go_to(path, refused.strerror)
         return None
+    made.handleError = lambda _: _say_that_none_go_to(path, str(sys.exception()))  # logging's own prints a traceback
+    return made
+
+
+@cache
+def _say_that_none_go_to(path: Path, why: str) -> None:
+    logging.getLogger("audit").warning("No event lines in %s (%s).", path, why)

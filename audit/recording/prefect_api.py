@@ -11,7 +11,13 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType, TaskRun
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
+from prefect.settings.legacy import Setting
 from pydantic import TypeAdapter, ValidationError
 
 from audit.errors import CouldNotTell
@@ -20,6 +26,8 @@ from audit.roots import shown
 
 HINT = "Is PREFECT_API_URL right, and does the server run?"
 MOST_IDS = 200  # in one question
+PATIENCE_SECONDS = 15.0  # at most, for an answer
+MOST_RETRIES = 1  # of a question
 Kind = Literal["flow_run", "task_run"]
 Run = FlowRun | TaskRun
 _Run = TypeVar("_Run", FlowRun, TaskRun)
@@ -113,8 +121,16 @@ def demand_server() -> None:
 def prefect_api() -> Iterator[Api]:
     """The API that PREFECT_API_URL names. Raises PrefectUnreachable, here or when it is asked."""
     demand_server()
-    with _explained(), get_client(sync_client=True) as client:
+    with temporary_settings(_patience()), _explained(), get_client(sync_client=True) as client:
         yield Api(client)
+
+
+def _patience() -> dict[Setting, float]:
+    """Prefect's own waits for minutes for a server that takes each question and never answers."""
+    return {
+        PREFECT_API_REQUEST_TIMEOUT: min(PATIENCE_SECONDS, PREFECT_API_REQUEST_TIMEOUT.value()),
+        PREFECT_CLIENT_MAX_RETRIES: min(MOST_RETRIES, PREFECT_CLIENT_MAX_RETRIES.value()),
+    }
 
 
 def ended_as(state: State[Any] | None) -> str | None:

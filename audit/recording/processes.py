@@ -1,20 +1,22 @@
 """Which process ran something, and whether it is gone.
 
 A process number alone says little: it is given again, counts from 1 in every container, and from the start after a
-reboot. So it is told with its start, its namespace and the machine's start. What cannot be told counts as alive.
+reboot. So it is told with its start, its namespace and the machine's start. What cannot be told counts as alive: also
+what ran before another start of the machine, for machines made of one image share their name and their id.
 """
 
 import os
 import socket
-from collections.abc import Mapping
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated
+
+from pydantic import BaseModel, Field, ValidationError
 
 from audit.events.payloads import Process
 
-OUTERMOST = 0xEFFFFFFC  # the namespace of a machine's own numbers (Linux: PROC_PID_INIT_INO): no container
+LARGEST = 2**31 - 1  # process number (pid_t)
 ENDED = -1  # in the place of a start
 _ENDED = ("Z", "X", "x")  # states of a process that runs no more and that its parent has not yet asked about
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -26,27 +28,35 @@ def this_process() -> Process:
     return _process(os.getpid())
 
 
-def gone(around: Mapping[str, Any]) -> str | None:
+class _Ran(BaseModel):
+    """Of a payload's `surroundings` what tells a process."""
+
+    host: str
+    process_id: Annotated[int, Field(gt=0, le=LARGEST)]
+    process: Process
+
+
+def gone(around: object) -> str | None:
     """Why the process that these surroundings are of is gone for certain; None where it lives or nobody here can tell.
 
-    `around`: a payload's `surroundings`.
+    `around`: a payload's `surroundings`, whatever somebody wrote there.
     """
-    then, now, number = around.get("process") or {}, this_process(), around["process_id"]
-    if around["host"] != socket.gethostname() or now.boot is None or then.get("boot") is None:
+    try:
+        ran = _Ran.model_validate(around, strict=True)
+    except ValidationError:
         return None
-    named = f"its process {number} on {around['host']}"
-    if then["boot"] != now.boot:
-        known = now.machine is not None and then.get("machine") == now.machine
-        own = then.get("namespace") == now.namespace == OUTERMOST  # images of containers share a machine's id
-        return f"{named} is gone, for the machine was started again" if known and own else None
-    if then.get("namespace") != now.namespace or now.namespace is None:
+    then, now, number = ran.process, this_process(), ran.process_id
+    if ran.host != socket.gethostname() or now.boot is None or then.boot != now.boot:
         return None
+    if then.namespace != now.namespace or now.namespace is None:
+        return None
+    named = f"its process {number} on {ran.host}"
     if not _is_there(number):
         return f"{named} is gone"
     started = _started(number)
     if started == ENDED:
         return f"{named} is gone"
-    if started is None or then.get("started") is None or started == then["started"]:
+    if started is None or then.started is None or started == then.started:
         return None
     return f"{named} is gone, and its number another's"
 

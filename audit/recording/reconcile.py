@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from prefect.client.schemas.objects import FlowRun
@@ -124,8 +123,13 @@ def compare(store: AuditStore, since: datetime, *, now: datetime | None = None) 
 
 
 def _compared(store: AuditStore, since: datetime | None, now: datetime, *, record: bool) -> Compared:
-    until = now - SETTLED
-    found = Compared(timestamp(since or _since(store, now)), timestamp(until))
+    until, since = now - SETTLED, since or _since(store, now)
+    found = Compared(timestamp(since), timestamp(until))
+    if since >= until:
+        found.unknown = (
+            f"There is nothing to compare: what ended after {found.until[:19]} UTC may not be in Prefect yet."
+        )
+        return found
     comparison = _Comparison(store, found, until, record=record)
     try:
         with prefect_api() as api:
@@ -137,10 +141,13 @@ def _compared(store: AuditStore, since: datetime | None, now: datetime, *, recor
 
 
 def _since(store: AuditStore, now: datetime) -> datetime:
-    with store.reading() as connection:
-        last = store_of.counted_until(connection)
+    """Where the last window ended that Prefect's server counted. One that ends in the time to come, by a clock that was
+    ahead, does not count."""
     longest = now - LONGEST
-    return max(longest, datetime.fromisoformat(last) - MARGIN) if last else longest
+    with store.reading() as connection:
+        said = [one.facts for one in store_of.statements(connection, timestamp(longest))]
+    ends = [ended for facts in said if facts.counted is not None and (ended := store_of.moment(facts.until))]
+    return max([longest, *(ended - MARGIN for ended in ends if longest < ended <= now)])
 
 
 @dataclass
@@ -155,7 +162,7 @@ class _Comparison:
     seen: set[bytes] = field(default_factory=set)  # ids of the window's runs in Prefect, 16 bytes each
     flows: dict[UUID, str] = field(default_factory=dict)  # names, by id
     recorded: dict[str, bool] = field(default_factory=dict)  # flow run not on record: whether its flow is otherwise
-    stated: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # by flow run: what its process counted
+    stated: dict[str, CompletenessFacts] = field(default_factory=dict)  # by flow run: what its process counted
 
     def run(self, api: Api) -> None:
         """Raises PrefectUnreachable, StoreUnavailable."""
@@ -163,7 +170,7 @@ class _Comparison:
         since = datetime.fromisoformat(self.found.since)
         with self.store.reading() as connection:
             said = store_of.statements(connection, self.found.since)
-        self.stated = {id: event.payload for event in said for id in event.payload.get("flow_runs", [])}
+        self.stated = {id: one.facts for one in said for id in one.facts.flow_runs}
         for flow_runs in api.flow_runs(since, self.until):
             self._page("flow_run", flow_runs)
         for task_runs in api.task_runs(since, self.until):
@@ -206,8 +213,8 @@ class _Comparison:
             return False
         around = str(run.flow_run_id)
         if said := self.stated.get(around):
-            missed = said.get("missing", 0) > len(said.get("missing_ids", [])) or str(run.id) in said["missing_ids"]
-            return bool(said.get("not_instrumented")) and not missed
+            missed = said.missing > len(said.missing_ids) or str(run.id) in said.missing_ids
+            return bool(said.not_instrumented) and not missed
         if around not in self.recorded:
             with self.store.reading() as connection:
                 known = around in store_of.standing(connection, "flow_run", [around])
@@ -262,7 +269,7 @@ class _Comparison:
         begun = timestamp(datetime.fromisoformat(self.found.since) + SETTLED)
         with self.store.reading() as connection:
             for id in store_of.begun_since(connection, "task_run", begun, self.found.until):
-                if UUID(id).bytes not in self.seen:
+                if _bytes(id) not in self.seen:
                     self.found.not_in_prefect += 1
                     if len(self.found.some_not_in_prefect) < MOST_NAMED:
                         self.found.some_not_in_prefect.append(id)
@@ -316,7 +323,7 @@ def _reconciled(kind: Kind, run: Run, payload: RunState, stands: Stands | None) 
     """The event that says it. Its time is not before what is on record of the run, whatever the clocks say."""
     assert run.state is not None, "an end is a state"
     type = f"{kind}.reconciled"
-    last = datetime.fromisoformat(stands.last) if stands else run.state.timestamp
+    last = store_of.moment(stands.last) if stands else None
     flow_run_id = run.id if isinstance(run, FlowRun) else run.flow_run_id
     return make_event(
         type,
@@ -325,7 +332,7 @@ def _reconciled(kind: Kind, run: Run, payload: RunState, stands: Stands | None) 
         source=SOURCE,
         subject=f"{kind.replace('_', '-')}/{run.id}",
         actor=circumstances.actor(),
-        time=max(run.state.timestamp, last),
+        time=max(run.state.timestamp, last or run.state.timestamp),
         flow_run_id=str(flow_run_id) if flow_run_id else None,
         task_run_id=None if isinstance(run, FlowRun) else str(run.id),
         deployment=str(run.deployment_id) if isinstance(run, FlowRun) and run.deployment_id else None,
@@ -357,6 +364,14 @@ def _task_name(run: Run) -> str:
 def _missing(kind: Kind, run: Run) -> Missing:
     around = None if isinstance(run, FlowRun) or run.flow_run_id is None else str(run.flow_run_id)
     return Missing(kind, str(run.id), redact.text(run.name), around, ended_as(run.state) or "running")
+
+
+def _bytes(id: str) -> bytes:
+    """Of an id on record, which may be none of Prefect's."""
+    try:
+        return UUID(id).bytes
+    except ValueError:
+        return id.encode()
 
 
 def _is_scheduled(run: Run) -> bool:

@@ -17,6 +17,7 @@ from typing import TypedDict
 from sqlalchemy import Connection
 
 from audit.errors import (
+    AuditError,
     AuditUnavailable,
     InconsistentTree,
     KeyUnavailable,
@@ -42,7 +43,7 @@ from audit.store.ledger import not_sealed
 SOURCE = "prefect-audit/recorder"
 BUSY_TRIES = 6  # of a decision, each of which waits for the busy timeout
 # Types of what the record says of itself, which no run may put into its mouth.
-OURS = ("key.", "checkpoint.", "store.", "completeness.")
+OURS = ("key.", "checkpoint.", "store.", "completeness.", "pipeline.", "retention.", "privacy.erased")
 SEALING_SECONDS = 5.0  # that a run waits for at its end; what is left then is the next one's
 UNSEALED_FOR = timedelta(hours=1)  # after which who cannot seal says that nobody does
 RETRY_SECONDS = 15.0  # at most: a store that failed is left alone, for each try may block for its busy timeout
@@ -69,6 +70,13 @@ def record(
     type that is the record's own.
     """
     _demand_not_ours(type)
+    return record_of_ours(type, payload, subject=subject, severity=severity, id=id)
+
+
+def record_of_ours(
+    type: str, payload: Payload, *, subject: str, severity: Severity | None = None, id: str | None = None
+) -> str:
+    """As `record`, for what the record says of itself: not for flows and tasks, and not for those who write them."""
     event = make_event(type, payload, source=SOURCE, subject=subject, severity=severity, id=id, **_around())
     append(event)
     return event.id
@@ -138,6 +146,14 @@ def append_all(events: Sequence[Event]) -> None:
     tell_all(events)
 
 
+def append_made(make: Callable[[Connection], Event]) -> bool:
+    """Append the event that `make` makes of what it reads, in one transaction; whether the store was there for it.
+
+    It never waits in the spool, for what was read may have changed by the time that it came home.
+    """
+    return _recorder().append_made(make)
+
+
 def bring_home() -> None:
     """Replay what waits in the spool. A failure is told, and what waits goes on waiting."""
     _recorder().bring_home()
@@ -164,8 +180,8 @@ def listen(listener: Listener) -> None:
 
 
 def count_lost(what: str) -> None:
-    """Something that could not even be made into an event: counted with what neither store nor spool took."""
-    _recorder().lose(what, "it could not be put into words")
+    """An event that failed on its way here, or could not even be made, as was told: counted with what was lost."""
+    _recorder().lose(what, "The warning before this says why.")
 
 
 def tell(event: Event) -> None:
@@ -228,6 +244,7 @@ class Recorder:
     rests_until: float = 0.0
     because: str = ""
     told_unsealed: bool = False
+    may_not_seal: bool = False  # as was told
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
@@ -255,6 +272,22 @@ class Recorder:
             if first:
                 self._give_up_runs()
 
+    def append_made(self, make: Callable[[Connection], Event]) -> bool:
+        if self._store_rests() or not self.began:
+            return False
+        started = time.monotonic()
+        try:
+            if self.spooled or self.untold:
+                self.replay()
+            made = append_decided(open_store(self.where), lambda connection: [make(connection)])
+        except (NotPermitted, StoreRefused):
+            return False
+        except StoreUnavailable as gone:
+            self._let_rest(gone, started)
+            return False
+        tell_all(made)
+        return True
+
     def bring_home(self) -> None:
         """Replay the spool, and put on record what was replayed and what was lost. A failure only waits."""
         if self._store_rests():
@@ -271,6 +304,8 @@ class Recorder:
         with self.lock:
             store = open_store(self.where)
             replayed = spool.replay(self.where.spool_path, store, refused_too=refused_too)
+            if replayed.moved:
+                log.warning("The audit store is there: %d events came home from the spool.", replayed.moved)
             self._say_what_stays(replayed)
             with self.losses.telling() as lost:
                 if told := _accounts(replayed.moved, lost):
@@ -280,7 +315,7 @@ class Recorder:
 
     def seal(self) -> None:
         """Seal what waits, if the log's key is here. A failure only waits, for the run's outcome is the user's."""
-        if self._store_rests():
+        if self._store_rests() or self.may_not_seal:
             return
         until = time.monotonic() + SEALING_SECONDS
         try:
@@ -292,6 +327,13 @@ class Recorder:
                 self._tell_unsealed()
         except InconsistentTree as changed:
             log.error("NOTHING OF THE RECORD IS SEALED ANY MORE. %s", changed)
+        except NotPermitted as refused:
+            self.may_not_seal = True
+            log.warning(
+                "This process does not seal: the log's key is here, but its login to the database may not. Have "
+                "`audit seal --watch` run with a login that has audit_sealer, and the key there alone. %s",
+                refused.what,
+            )
         except (KeyUnavailable, StoreUnavailable) as failed:
             log.warning("The record waits to be sealed. %s", failed)
 
@@ -331,8 +373,9 @@ class Recorder:
                 tell(event)
         except NotPermitted:
             pass  # who may only write cannot look
-        except StoreUnavailable as gone:
-            log.warning("Whether runs of this host were cut off is not known. %s", gone)
+        except Exception as failed:  # the event is on record by now: it must not be told as lost for this
+            told = str(failed) if isinstance(failed, AuditError) else type(failed).__qualname__  # no values in logs
+            log.warning("Whether runs of this host were cut off is not known. %s", told)
 
     def _say_what_stays(self, replayed: spool.Replayed) -> None:
         for event, reason in replayed.refused:

@@ -78,7 +78,7 @@ def spool(path: Path) -> AuditStore:
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
+            path.touch(mode=0o600)  # payloads wait there; what SQLite puts beside it is made likewise
         found = path.stat()
     except OSError as failed:
         raise StoreUnavailable(f"{path} cannot be used ({failed.strerror}).", hint=LOOK_HINT) from failed
@@ -127,7 +127,8 @@ def replay(path: Path, store: AuditStore, *, refused_too: bool = False) -> Repla
         except _StoreFailed as gone:
             raise gone.why from gone
         except StoreUnavailable as failed:
-            replayed.unusable.append(failed)
+            if file.stat().st_size:  # an empty one was made on a disk that is full since
+                replayed.unusable.append(failed)
     return replayed
 
 

@@ -1,15 +1,21 @@
-"""Named queries about what is on record of runs: which are open, which were counted, what was said of both."""
+"""Named queries about what is on record of runs: which are open, which were counted, what was said of both.
+
+What is on record is whatever a writer wrote: a statement that is none is left out, and a name that is no text is none.
+"""
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 import orjson
+from pydantic import ValidationError
 from sqlalchemy import Connection, text
 
 from audit.errors import InconsistentTree
+from audit.events.payloads import CompletenessFacts
 from audit.store.ddl import ENDED
-from audit.store.read import EVENT_COLUMNS, Recorded, bound, recorded
+from audit.store.read import EVENT_COLUMNS, bound, recorded
 
 Kind = Literal["flow_run", "task_run"]
 STATED = "completeness.stated"
@@ -32,6 +38,15 @@ class OpenRun:
     run_name: str | None  # None where the payload was withdrawn
     of: str | None
     handed_over: bool  # to a task worker, which begins it whatever became of its flow run
+
+
+def moment(said: str | None) -> datetime | None:
+    """The time that is on record as `said`; None for what is no time, or of no zone."""
+    try:
+        found = datetime.fromisoformat(said or "")
+    except ValueError:
+        return None
+    return found if found.tzinfo else None
 
 
 def task_runs_of(connection: Connection, flow_runs: Collection[str]) -> list[tuple[str, str]]:
@@ -140,8 +155,16 @@ def recorded_by(connection: Connection, kind: Kind, ids: Collection[str], source
     return found
 
 
-def statements(connection: Connection, since: str) -> list[Recorded]:
-    """Every statement of completeness since `since`, the oldest first."""
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What was stated of completeness, and by which event."""
+
+    event: str  # its id
+    facts: CompletenessFacts
+
+
+def statements(connection: Connection, since: str) -> list[Statement]:
+    """Every statement of completeness since `since` that can be read as one, the oldest first."""
     rows = connection.execute(
         text(
             f"""SELECT {EVENT_COLUMNS}, p.body FROM event e LEFT JOIN payload p ON p.event_seq = e.seq
@@ -149,20 +172,14 @@ def statements(connection: Connection, since: str) -> list[Recorded]:
         ),
         {"since": since},
     )
-    return [recorded(row) for row in rows]
+    return [Statement(event.id, facts) for row in rows if (facts := _stated((event := recorded(row)).payload))]
 
 
-def counted_until(connection: Connection) -> str | None:
-    """The end of the last window that was counted by Prefect's server."""
-    body = connection.execute(
-        text(
-            f"""SELECT p.body FROM event e JOIN payload p ON p.event_seq = e.seq
-                 WHERE e.type = '{STATED}' AND e.subject = 'store' AND json_extract(p.body, '$.counted') IS NOT NULL
-                 ORDER BY e.time DESC LIMIT 1"""
-        )
-    ).scalar()
-    until: str | None = _payload(body).get("until")
-    return until
+def _stated(payload: dict[str, Any]) -> CompletenessFacts | None:
+    try:
+        return CompletenessFacts.model_validate(payload, strict=True)
+    except ValidationError:
+        return None
 
 
 def knows_flow(connection: Connection, name: str) -> bool:
@@ -193,9 +210,9 @@ def ended_outermost(connection: Connection, since: str) -> list[dict[str, Any]]:
     return [dict(row._mapping) for row in rows]
 
 
-def surroundings(connection: Connection, flow_runs: Collection[str]) -> dict[str, dict[str, Any]]:
-    """What the process was that began each of these flow runs last, where that is still on record."""
-    found: dict[str, dict[str, Any]] = {}
+def surroundings(connection: Connection, flow_runs: Collection[str]) -> dict[str, object]:
+    """What is on record of the process that began each of these flow runs last, as it stands there."""
+    found: dict[str, object] = {}
     for some in _some(flow_runs):
         rows = connection.execute(
             *bound(
@@ -231,10 +248,14 @@ def _last_of(connection: Connection, kind: Kind, ids: Sequence[str]) -> Iterator
                 seen=row.id,
                 seen_at=row.time,
                 state=row.state,
-                run_name=row.name,
-                of=_payload(row.body).get("of"),
+                run_name=_name(row.name),
+                of=_name(_payload(row.body).get("of")),
                 handed_over=any(was["state"] == "scheduled" for was in orjson.loads(row.states)),
             )
+
+
+def _name(said: object) -> str | None:
+    return said if isinstance(said, str) else None
 
 
 def _payload(body: str | None) -> dict[str, Any]:

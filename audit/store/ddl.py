@@ -97,8 +97,10 @@ def _run_view(kind: str, columns: str) -> str:
     state = f"substr(r.type, {len(kind) + 2})"
     stands = f"substr(l.type, {len(kind) + 2})"
     started = "coalesce(json_extract(fp.body, '$.started_at'), f.time)"
+    began = f"""coalesce(json_extract(fp.body, '$.started_at'),
+                 CASE WHEN substr(f.type, {len(kind) + 2}) NOT IN {RECOVERED} THEN f.time END)"""
     ended = "coalesce(json_extract(lp.body, '$.ended_at'), l.time)"
-    over = f"({stands} IN {ENDED} OR {stands} IN {RECOVERED})"
+    over = f"({stands} IN {ENDED} OR {stands} = 'reconciled')"  # when an abandoned one ended nobody knows
     return f"""CREATE VIEW {kind} AS
     SELECT f.{kind}_id AS id,
            coalesce(json_extract(fp.body, '$.run_name'), json_extract(lp.body, '$.run_name')) AS name,
@@ -114,7 +116,7 @@ def _run_view(kind: str, columns: str) -> str:
              (SELECT {state} AS state, r.time AS time FROM event r WHERE {of_this} ORDER BY r.time, r.seq)) AS states,
            {started} AS started_at,
            CASE WHEN {over} THEN {ended} END AS ended_at,
-           CASE WHEN {over} THEN round((julianday({ended}) - julianday({started})) * 86400, 4) END AS duration_seconds,
+           CASE WHEN {over} THEN round((julianday({ended}) - julianday({began})) * 86400, 4) END AS duration_seconds,
            json_extract(lp.body, '$.known_by') AS known_by,
            json_extract(lp.body, '$.inputs') AS inputs,
            json_extract(lp.body, '$.outputs') AS outputs,

@@ -114,8 +114,10 @@ def _run_view(kind: str, columns: str) -> str:
     state = f"substr(r.type, {len(kind) + 2})"
     stands = f"substr(l.type, {len(kind) + 2})"
     started = "coalesce(json_extract(fp.body, '$.started_at'), f.time)"
+    began = f"""coalesce(json_extract(fp.body, '$.started_at'),
+                 CASE WHEN substr(f.type, {len(kind) + 2}) NOT IN {RECOVERED} THEN f.time END)"""
     ended = "coalesce(json_extract(lp.body, '$.ended_at'), l.time)"
-    over = f"({stands} IN {ENDED} OR {stands} IN {RECOVERED})"
+    over = f"({stands} IN {ENDED} OR {stands} = 'reconciled')"  # when an abandoned one ended nobody knows
     return f"""CREATE VIEW {kind} AS
     SELECT f.{kind}_id AS id,
            coalesce(json_extract(fp.body, '$.run_name'), json_extract(lp.body, '$.run_name')) AS name,
@@ -132,7 +134,7 @@ def _run_view(kind: str, columns: str) -> str:
            {started} AS started_at,
            CASE WHEN {over} THEN {ended} END AS ended_at,
            CASE WHEN {over}
-             THEN round(extract(epoch FROM ({ended})::timestamptz - ({started})::timestamptz), 4)::float8 END
+             THEN round(extract(epoch FROM ({ended})::timestamptz - ({began})::timestamptz), 4)::float8 END
              AS duration_seconds,
            json_extract(lp.body, '$.known_by') AS known_by,
            json_extract(lp.body, '$.inputs') AS inputs,
@@ -158,7 +160,7 @@ FLOW_RUN = _run_view(
     """json_extract(fp.body, '$.deployment.name') AS deployment_name,
        json_extract(fp.body, '$.parent_flow_run_id') AS parent_flow_run_id,
        json_extract(fp.body, '$.code.commit') AS code_commit,
-       json_extract(fp.body, '$.code.dirty') AS code_dirty,
+       CASE json_extract(fp.body, '$.code.dirty') WHEN 'true' THEN 1 WHEN 'false' THEN 0 END AS code_dirty,
        json_extract(fp.body, '$.surroundings.principal') AS principal,""",
 )
 

@@ -124,6 +124,21 @@ def nested_runs(connection: Connection, flow_run_id: str) -> list[str]:
     return found
 
 
+def newest_recorded(connection: Connection) -> str | None:
+    """When something was recorded last, by whoever recorded it; of the last events, for some come late."""
+    last = f"SELECT recorded_at FROM event ORDER BY seq DESC LIMIT {STREAMED}"
+    found = connection.execute(text(f"SELECT max(recorded_at) FROM ({last}) AS last"))
+    return found.scalar()
+
+
+def is_spec(connection: Connection, name: str) -> bool:
+    """Whether the subject of any event names this spec."""
+    subjects = [begin.replace("%", name) for begin in NAMING]
+    tests = " OR ".join(f"subject = :is{n} OR (subject >= :is{n} || '/' AND subject < :is{n} || '0')" for n in range(4))
+    values = {f"is{nth}": subject for nth, subject in enumerate(subjects)}
+    return connection.execute(text(f"SELECT 1 FROM event WHERE {tests} LIMIT 1"), values).first() is not None
+
+
 def holding(connection: Connection) -> list[Recorded]:
     """What was said of holds, the oldest first."""
     return recorded_of_types(connection, HOLDING)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from audit.events.event import ENVELOPE_KEYS, uuid7
+from audit.ledger.note import SigningKey
 from audit.store.append import append
 from tests.attacks.forging import exchange, insert, owner, past, put, write_anew
 from tests.attacks.victim import ERASER, EVENTS, PERMITS, SIZES, WITHDRAWN, Victim, faults, permission, verdict
@@ -208,25 +209,35 @@ def test_a_permission_forged_by_who_has_no_key_waits_to_be_sealed(victim: Victim
     assert victim.about(100) in [fault.about for fault in verdict(victim).faults]
 
 
-def test_a_permission_that_was_sealed_is_listed_by_its_actor(victim: Victim) -> None:
-    """Whoever can append and gets it sealed may take payloads away; not unseen."""
-    permit(victim, "privacy.erased", [100])
+def test_a_permission_with_the_keys_leave_is_listed_by_its_actor(victim: Victim) -> None:
+    permit(victim, "privacy.erased", [100], victim.keys[-1])
     victim.seal()
 
     said = verdict(victim)
     assert (said.answer, said.withdrawals) == ("held", ((ERASER, 3),))
 
 
+@pytest.mark.parametrize("key", [None, 0], ids=["nobody's", "the key before"])
+@pytest.mark.parametrize("type", ["privacy.erased", "retention.expired"])
+def test_a_permission_without_the_keys_leave_permits_nothing(victim: Victim, type: str, key: int | None) -> None:
+    """Whoever can append has the sealer seal it. That alone is no permission, whatever it calls itself."""
+    permit(victim, type, [100], None if key is None else victim.keys[key])
+    victim.seal()
+
+    assert f"{victim.about(100)}: the withdrawal of its payload is not permitted" in faults(victim)
+    assert "the log's key did not give its leave" in faults(victim)
+
+
 @pytest.mark.parametrize("type", ["privacy.masked", "store.opened", "privacy.erased2", "Privacy.erased"])
 def test_an_event_of_another_type_permits_nothing(victim: Victim, type: str) -> None:
-    permit(victim, type, [100])
+    permit(victim, type, [100], victim.keys[-1])
     victim.seal()
 
     assert victim.about(100) in [fault.about for fault in verdict(victim).faults]
 
 
 def test_a_permission_cannot_itself_be_withdrawn(victim: Victim) -> None:
-    permit(victim, "privacy.erased", [PERMITS])
+    permit(victim, "privacy.erased", [PERMITS], victim.keys[-1])
     victim.seal()
 
     assert victim.about(PERMITS) in [fault.about for fault in verdict(victim).faults]
@@ -252,10 +263,10 @@ def test_what_is_not_sealed_can_be_changed_unseen(victim: Victim) -> None:
     assert (said.answer, said.unsealed) == ("held", 4)
 
 
-def permit(victim: Victim, type: str, seqs: list[int]) -> None:
+def permit(victim: Victim, type: str, seqs: list[int], key: SigningKey | None = None) -> None:
     """Take payloads away with an event of `type` that lists them, which is on record but not sealed."""
     with victim.store() as store:
-        append(store, [permission(type, [victim.id(seq) for seq in seqs])])
+        append(store, [permission(type, [victim.id(seq) for seq in seqs], key)])
     with owner(victim.database) as db:
         (by,) = db.execute("SELECT max(seq) FROM event").fetchone()
         for seq in seqs:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from audit.answers.keeping import facts_digest
 from audit.answers.verdict import Verdict
 from audit.answers.verify import verify
 from audit.events import payloads as p
@@ -164,7 +165,7 @@ def build(home: Path, url: str | None, authority: TimestampAuthority | None, wit
     sealed()
     witness.knows(first.verifier)
     anchored()
-    append(store, [erased(store, WITHDRAWN), *work(3)])
+    append(store, [erased(store, WITHDRAWN, first), *work(3)])
     sealed()
     withdrawn = payload(store, WITHDRAWN[0])
     withdraw(store, WITHDRAWN)
@@ -215,17 +216,20 @@ def rotated(old: SigningKey, new: SigningKey, *, consent: str | None = None) -> 
     return told("key.rotated", facts, "key/log")
 
 
-def erased(store: AuditStore, seqs: Sequence[int]) -> Event:
-    """The event that permits withdrawing these events' payloads."""
+def erased(store: AuditStore, seqs: Sequence[int], key: SigningKey) -> Event:
+    """The event that permits withdrawing these events' payloads, with the leave of the log's key."""
     with store.reading() as connection:
         ids = [connection.execute(text("SELECT id FROM event WHERE seq = :seq"), {"seq": seq}).scalar() for seq in seqs]
-    return permission("privacy.erased", ids)
+    return permission("privacy.erased", ids, key)
 
 
-def permission(type: str, ids: Sequence[str | None]) -> Event:
-    """An event of a type that nothing emits yet."""
+def permission(type: str, ids: Sequence[str | None], key: SigningKey | None = None) -> Event:
+    """An event of a type that nothing emits yet, with the leave of `key`; who has none cannot give it."""
     like = told("store.opened", p.StoreFacts(), "subject/1")
-    salt, body = secrets.token_bytes(SALT_BYTES), canonical({"events": ids, "reason": "asked for by the subject"})
+    facts: dict[str, Any] = {"events": list(ids), "reason": "asked for by the subject"}
+    digest = facts_digest(facts)
+    assert digest
+    salt, body = secrets.token_bytes(SALT_BYTES), canonical(facts | ({"leave": key.leave(digest)} if key else {}))
     columns = {key: getattr(like, key) for key in ENVELOPE_KEYS}
     columns |= {"type": type, "actor": ERASER, "payload_hash": payload_hash(salt, body)}
     return Event(**columns, envelope=canonical(columns).decode(), salt=salt, body=body.decode())

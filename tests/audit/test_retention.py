@@ -2,11 +2,15 @@
 # ruff: noqa: F811  # fixtures are arguments that are called as what was imported
 
 import os
+import re
 import secrets
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
+import zipfile
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -19,13 +23,15 @@ from audit.answers.keeping import class_of, time_is_up
 from audit.answers.verdict import Verdict
 from audit.answers.verify import verify
 from audit.errors import InconsistentTree, KeyUnavailable, NotFound, NotPermitted, UserError
+from audit.events import payloads as p
 from audit.ledger.keys import FILE
 from audit.recording import recorder
+from audit.recording.recorder import record, record_many
 from audit.retention import Scope, hold, release
 from audit.settings import settings
 from audit.store import read
 from audit.store.append import append
-from audit.store.engine import AuditStore, close_stores, store_path
+from audit.store.engine import AuditStore, close_stores, open_store, store_path
 from tests import aging
 from tests.aging import KEPT, MARKER, SPEC, event, months, policy, retired, scoring, training
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
@@ -234,7 +240,7 @@ def test_a_hold_names_what_happened_within_its_time(store: AuditStore) -> None:
 def test_a_hold_on_a_spec_keeps_what_belongs_to_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUDIT_RETENTION", "6 months")
     own = [e for e in JANUARY.events if e.type in RUNS]
-    aging.opened(own)
+    aging.opened(own, [policy(NOW)])
     hold(settings(), "case-1", "complaint", Scope(spec=SPEC))
 
     assert list(retention.run(settings())) == []
@@ -312,6 +318,138 @@ def test_what_was_exported_by_who_died_is_not_exported_again(store: AuditStore) 
     assert done[0].bundle == named
     assert len(list(named.parent.glob("*.zip"))) == 9
     held(store)
+
+
+@pytest.mark.parametrize("harm", ["bytes", "encrypted", "method", "cut", "empty"])
+def test_a_bundle_that_was_damaged_is_not_gone_on_from(store: AuditStore, harm: str) -> None:
+    """Left by a run that died before it withdrew anything: what it was to hold is exported anew, under another name."""
+    recorder.flow_ended()
+    with store.reading() as connection:
+        due = retention.plan(connection, retention.policies(connection), datetime.now(UTC)).due[0]
+    folder = settings().home / retention.FOLDER
+    folder.mkdir()
+    work = retention._Work(settings(), store, retention.demanded_key(settings()), folder, {}, lambda done, of: None)
+    left = retention._exported(work, due, due.events, folder / f"{due.period}-{SPEC}-{due.of}.zip")
+    left.write_bytes(harmed(left, harm))
+
+    done = list(retention.run(settings()))
+
+    assert done[0].bundle.name == f"{due.period}-{SPEC}-{due.of}-2.zip"
+    assert not payloads(store, *JANUARY.of())
+    held(store)
+
+
+def harmed(bundle: Path, how: str) -> bytes:
+    """In a way each that `zipfile` says otherwise."""
+    whole = bytearray(bundle.read_bytes())
+    with zipfile.ZipFile(bundle) as archive:
+        inside = archive.getinfo("events.jsonl").header_offset
+    entries = [found.start() for found in re.finditer(rb"PK\x01\x02", bytes(whole))]
+    if how == "bytes":
+        whole[inside + 50 : inside + 90] = bytes(byte ^ 0xFF for byte in whole[inside + 50 : inside + 90])
+    for entry in entries:
+        if how == "encrypted":
+            whole[entry + 8] |= 1
+        elif how == "method":
+            whole[entry + 10] = 99
+    if how == "encrypted":
+        whole[inside + 6] |= 1
+    return bytes({"cut": whole[: inside + 20], "empty": b""}.get(how, whole))
+
+
+@in_a_file
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        f"UPDATE event SET flow_run_id = NULL, task_run_id = NULL WHERE flow_run_id = '{JANUARY.flow}'",
+        "UPDATE event SET type = 'x.held' WHERE type = 'retention.held'",
+        f"UPDATE event SET recorded_at = '2020-01-03T09:00:00.000000Z' WHERE flow_run_id = '{JANUARY.flow}'",
+        "UPDATE payload SET body = replace(body, 'case-1', 'case-9')",
+    ],
+    ids=["whose it is", "that there is a hold", "when it was recorded", "what a hold says"],
+)
+def test_what_is_not_as_it_was_sealed_has_nothing_withdrawn(store: AuditStore, forgery: str) -> None:
+    """Whoever owns the database moves columns for the moment of the run, and puts them back afterwards."""
+    hold(settings(), "case-1", "complaint", Scope(run=JANUARY.flow))
+    recorder.flow_ended()
+    path = store_path(settings())
+    assert path
+    close_stores()
+    with closing(sqlite3.connect(path, isolation_level=None)) as owner:
+        guards = owner.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in guards:
+            owner.execute(f"DROP TRIGGER {name}")
+        owner.execute(forgery)
+        for _, sql in guards:
+            owner.execute(sql)
+
+    with pytest.raises(InconsistentTree):
+        list(retention.run(settings()))
+
+    assert payloads(open_store(), *JANUARY.of()) == JANUARY.of()
+
+
+def test_a_policy_below_the_law_that_it_names_is_refused(store: AuditStore) -> None:
+    append(store, [policy(NOW, KEPT | {"runs": "3 months", "regimes[0]": "eu-ai-act"})])
+
+    with pytest.raises(UserError, match=r"policy of mortgage .* is below the law that it names: runs kept 3 months"):
+        list(retention.run(settings()))
+    assert payloads(store, *JANUARY.of()) == JANUARY.of()
+
+
+@pytest.mark.parametrize(
+    ("type", "facts"),
+    [
+        ("retention.released", p.ReleaseFacts(name="case-1", reason="x", held="x")),
+        ("retention.held", p.HoldFacts(name="case-1", reason="x")),
+        ("pipeline.changed", p.ChangeFacts(spec=SPEC, what="spec", is_now="x", details=[])),
+        ("privacy.erased", p.StoreFacts()),
+    ],
+    ids=["a release", "a hold", "a policy", "an erasure"],
+)
+def test_who_writes_a_flow_does_not_say_what_may_go(store: AuditStore, type: str, facts: p.Payload) -> None:
+    with pytest.raises(UserError, match="is what the record says of itself"):
+        record(type, facts, subject=f"spec/{SPEC}")
+    with pytest.raises(UserError, match="is what the record says of itself"):
+        record_many([(type, facts, f"spec/{SPEC}")])
+
+
+def test_a_clock_that_is_far_ahead_of_the_record_is_not_believed(
+    store: AuditStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = NOW + timedelta(days=400)
+    monkeypatch.setattr(retention, "datetime", type("Ahead", (datetime,), {"now": classmethod(lambda *_: later)}))
+
+    with pytest.raises(UserError, match=r"nothing was recorded for (399|400) days"):
+        list(retention.run(settings()))
+    assert payloads(store, *JANUARY.of()) == JANUARY.of()
+    assert {one.due.period for one in retention.run(settings(), until=date(2024, 2, 1))} == {"2024-01"}
+
+
+def test_of_two_that_withdraw_at_once_the_second_is_refused(store: AuditStore, tmp_path: Path) -> None:
+    """Wherever their bundles go."""
+    going = retention.run(settings(), folder=tmp_path / "one")
+    next(going)
+
+    with pytest.raises(UserError, match="Somebody withdraws payloads of this store just now"):
+        list(retention.run(settings(), folder=tmp_path / "two"))
+    list(going)
+    assert list(retention.run(settings(), folder=tmp_path / "two")) == []
+
+
+def test_what_went_meanwhile_is_not_exported(store: AuditStore, tmp_path: Path) -> None:
+    """By another machine, of whose lock this one does not know."""
+    recorder.flow_ended()
+    with store.reading() as connection:
+        due = retention.plan(connection, retention.policies(connection), datetime.now(UTC)).due
+    list(retention.run(settings()))
+    work = retention._Work(settings(), store, retention.demanded_key(settings()), tmp_path, {}, lambda done, of: None)
+
+    assert [done for one in due for done in retention._expire(work, one)] == []
+
+
+def test_a_year_of_three_digits_is_before_all_others(store: AuditStore) -> None:
+    assert list(retention.run(settings(), until=date(999, 1, 1))) == []
 
 
 @pytest.mark.slow

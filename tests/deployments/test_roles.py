@@ -386,6 +386,21 @@ REJECTED: dict[str, Any] = {
 }
 
 
+@pytest.mark.parametrize("roles", [("writer",), ("writer", "auditor")], ids=str)
+def test_who_may_not_seal_though_the_key_is_here_is_told_once_what_to_do(
+    made: Production, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, roles: tuple[str, ...]
+) -> None:
+    use(monkeypatch, made.login(*roles))
+
+    for nth in range(3):
+        recorder.record("dataset.rejected", p.ValidationFacts(**REJECTED), subject=f"dataset/x/{nth}")
+        recorder.flow_ended()
+
+    (told,) = (told.message for told in caplog.records if told.levelno >= logging.WARNING)
+    assert "`audit seal --watch`" in told
+    assert "audit_sealer" in told
+
+
 def test_a_sealer_seals_what_a_writer_wrote(made: Production, monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, made.login("writer"))
     append(open_store(), a_run())
@@ -435,3 +450,20 @@ def test_an_auditor_asks_everything(made: Production, monkeypatch: pytest.Monkey
     assert (done.returncode, done.stderr) == (0, "")
     if command == "status":
         assert "· auditor" in done.stdout
+
+
+def test_an_auditor_has_indexes_looked_at_where_the_page_about_postgresql_was_followed(
+    made: Production, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from audit.answers.verify import verify
+
+    page = (Path(__file__).parents[2] / "docs" / "postgres.md").read_text()
+    _, _, told = page.partition("```sql\n")
+    append(open_store(), a_run())
+    use(monkeypatch, made.login("auditor"))
+    before = verify(open_store()).notes
+    with psycopg.connect(made.superuser, autocommit=True) as connection:
+        connection.execute(told.partition("```")[0])  # type: ignore[arg-type]
+
+    assert any("amcheck" in note for note in before)
+    assert not any("amcheck" in note for note in verify(open_store()).notes)

@@ -9,6 +9,7 @@ from audit import record
 from audit.events.payloads import ExpiryFacts, OutcomeFacts, ScoringFacts, Used, used
 from audit.events.references import Window
 from audit.recording.initialise import initialise
+from audit.recording.recorder import record_of_ours
 from audit.spec.model import Spec
 from audit.store import read, withdrawing
 from audit.store.engine import open_store
@@ -60,7 +61,7 @@ def test_a_month_that_was_left_out_is_still_decided_on(home: Path) -> None:
 
 def withdraw_payload_of(window: str) -> None:
     scored = next(e for e in read.events(open_store()) if e.payload.get("window") == window)
-    permit = record("retention.expired", ExpiryFacts.model_construct(events=[scored.id]), subject="expired")
+    permit = record_of_ours("retention.expired", ExpiryFacts.model_construct(events=[scored.id]), subject="expired")
     with open_store().writing() as connection:
         withdrawing.withdraw(connection, permit, [scored.seq])
 

@@ -134,6 +134,35 @@ def test_one_in_the_place_of_another_is_missed(store: AuditStore) -> None:
     assert fault.what.endswith("stood before it: as many do, but not the same ones")
 
 
+def test_of_a_statement_that_was_made_under_the_lock_more_before_it_is_a_fault(store: AuditStore) -> None:
+    """Else whoever adds one could take one away."""
+    done = work(store)
+    said = stated(store, exact=True)
+    append(store, [*task_run(NESTED), *task_run(NESTED)])
+    append(store, [said])
+    remove(store, str(done[0].task_run_id))
+
+    (fault,) = sealed(store).faults
+    assert fault.what == (
+        f"says that 4 task runs of flow run {FLOW} and the 1 nested in it stood before it: "
+        "5 do, so that some are not those that it is about"
+    )
+
+
+def test_what_waited_in_a_spool_and_did_not_come_home_is_worth_a_word(store: AuditStore) -> None:
+    work(store)
+    append(store, [said := stated(store, in_spool=3, exact=True)])
+    append(store, task_run(FLOW))
+    found = sealed(store)
+    assert found.answer == "held"
+    (note,) = (note for note in found.notes if "spool" in note)
+    assert note.startswith(f"event {said.id} (leaf ")
+    assert f": 2 task runs of flow run {FLOW} and the 1 nested in it that waited in a spool then" in note
+    append(store, task_run(FLOW) + task_run(NESTED))
+    found = sealed(store)
+    assert (found.answer, [note for note in found.notes if "spool" in note]) == ("held", [])
+
+
 def test_a_statement_that_waits_is_held_against_what_waits(store: AuditStore) -> None:
     work(store)
     sealed(store)

@@ -1,7 +1,10 @@
 """Withdrawals by policy, held against the policies, holds and keys on record, as verify does."""
 # ruff: noqa: F811  # fixtures are arguments that are called as what was imported
 
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,10 @@ import pytest
 from sqlalchemy import Connection
 
 from audit import retention
+from audit.answers import bundle, outside
+from audit.answers.bundle import verify_bundle
 from audit.answers.verify import verify
+from audit.errors import InconsistentTree, StoreBusy
 from audit.events.canonical import canonical
 from audit.events.event import ENVELOPE_KEYS, Event, payload_hash, uuid7
 from audit.events.payloads import ExpiryFacts, StoreFacts
@@ -28,8 +34,9 @@ from audit.store.engine import AuditStore
 from tests import aging
 from tests.aging import KEPT, SPEC, months, policy, recorded, scoring
 from tests.postgres import postgres_server, postgres_url  # noqa: F401
-from tests.stores import home  # noqa: F401
+from tests.stores import home, on_a_server  # noqa: F401
 
+TEXT: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
 BEGAN = months(2024, 1)[0]
 JANUARY = scoring(BEGAN, 1)
 NOW = datetime.now(UTC) - timedelta(hours=2)
@@ -43,7 +50,7 @@ RIGHT = {
 
 @pytest.fixture
 def store(home: Path) -> AuditStore:
-    store = aging.opened([POLICY], JANUARY.events, RECENT.events)
+    store = aging.opened([POLICY, policy(BEGAN, spec="flights")], JANUARY.events, RECENT.events)
     recorder.flow_ended()
     return store
 
@@ -138,6 +145,78 @@ def test_a_policy_that_was_replaced_by_a_longer_one_counts_no_more(store: AuditS
     assert "no longer in force: decisions were kept 10 years" in only_fault(store)
 
 
+def test_an_expiry_that_is_dated_back_does_not_get_behind_a_policy(store: AuditStore) -> None:
+    """The leaves' order counts: the longer policy stands before the expiry, whatever either says of the time."""
+    append(store, [policy(datetime.now(UTC), KEPT | {"decisions": "10 years"})])
+    expire(JANUARY.of("predictions.scored"), at=datetime.now(UTC) - timedelta(days=3))
+
+    assert any("no longer in force: decisions were kept 10 years" in fault.what for fault in verify(store).faults)
+
+
+def test_a_policy_below_the_law_that_it_names_lets_nothing_go(home: Path) -> None:
+    """Our own reading of a spec refuses it; whoever can write events can put it on record."""
+    short = policy(BEGAN, KEPT | {"decisions": "12 months", "regimes[0]": "reg-b"})
+    store = aging.opened([short], JANUARY.events, RECENT.events)
+    recorder.flow_ended()
+    expire(JANUARY.of("predictions.scored"), policy=short.id, kept="12 months")
+
+    assert "below the law it names: decisions kept 12 months, and 12 CFR 1002.12(b)(1)" in only_fault(store)
+
+
+@on_a_server
+def test_a_policy_that_comes_while_it_is_decided_what_goes_keeps_it(store: AuditStore) -> None:
+    """Appending waits for nobody there. It would be sealed before the expiry, which did not know of it."""
+    ids, key = JANUARY.of("predictions.scored"), demanded_key(settings())
+
+    def withdraw(connection: Connection) -> Withdrawal:
+        append(store, [policy(datetime.now(UTC), KEPT | {"decisions": "10 years"})])
+        going = [one.seq for one in withdrawing.kept_by_ids(connection, ids)]
+        return Withdrawal(retention._permission(ExpiryFacts(**RIGHT, events=ids), key), going)
+
+    with pytest.raises(StoreBusy, match="put on record just now"):
+        seal_withdrawing(settings(), key, withdraw, tell=lambda _: None)
+    with store.reading() as connection:
+        assert withdrawing.kept_by_ids(connection, ids)
+
+
+@pytest.mark.parametrize(
+    ("key", "held", "fault"),
+    [
+        (None, False, "who wrote it had no key"),
+        ("the log's", True, "the hold case-1 named it"),
+        ("the log's", False, ""),
+    ],
+    ids=["no leave", "a hold", "leave and no hold"],
+)
+def test_another_type_of_event_permits_no_more(store: AuditStore, key: str | None, held: bool, fault: str) -> None:
+    """Its time need not be up, for no policy is behind it; leave and holds are asked for all the same."""
+    if held:
+        hold(settings(), "case-1", "complaint", Scope(spec=SPEC))
+    ids = RECENT.of("flow_run.running")
+    expire(ids, key=key, type="privacy.erased")
+
+    said = verify(store)
+    assert [one.what for one in said.faults if fault in one.what] if fault else said.answer == "held", said
+
+
+@pytest.mark.parametrize(("key", "code"), [(None, 1), ("the log's", 0)], ids=["no leave", "leave"])
+def test_a_bundle_says_whether_what_is_gone_had_leave(
+    store: AuditStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str | None, code: int
+) -> None:
+    """By our verifier and by the one that the bundle brings along; we ourselves hand none out that does not hold."""
+    expire(JANUARY.of("predictions.scored"), key=key, type="privacy.erased")
+    made = tmp_path / "all.zip"
+    if code:
+        with pytest.raises(InconsistentTree, match="did not give its leave"):
+            bundle.export(store, made, by="p:x", at=NOW)
+    monkeypatch.setattr(bundle, "_demand_held", lambda made: None)
+    bundle.export(store, made, by="p:x", at=NOW)
+
+    assert verify_bundle(made).answer == ("did not hold" if code else "held")
+    alone = subprocess.run([sys.executable, outside.__file__.replace("outside", "standalone"), made], **TEXT)
+    assert ("did not give its leave" in alone.stdout + alone.stderr, alone.returncode) == (bool(code), code), alone
+
+
 def test_an_event_of_another_spec_may_not_go(home: Path) -> None:
     other = scoring(BEGAN, 1, spec="flights")
     store = aging.opened([POLICY], other.events)
@@ -185,14 +264,23 @@ def test_what_somebody_else_made_of_these_events_is_read(store: AuditStore, type
         retention.holds_in_force(connection)
 
 
-def expire(ids: Sequence[str], *, key: SigningKey | str | None = "the log's", **changed: str) -> None:
-    """What `audit retention run` does at the end, by somebody who skips what comes before."""
+def expire(
+    ids: Sequence[str],
+    *,
+    key: SigningKey | str | None = "the log's",
+    at: datetime | None = None,
+    type: str = "retention.expired",
+    **changed: str,
+) -> None:
+    """What `audit retention run` does at the end, by somebody who skips what comes before; `at`: as he dates it."""
     facts = ExpiryFacts(**{**RIGHT, **changed}, events=list(ids))
     event = (
         retention._permission(facts, demanded_key(settings()) if isinstance(key, str) else key)
         if key is not None
         else by_whoever("retention.expired", facts.model_dump(exclude_none=True))
     )
+    event = replace(event, type=type)
+    event = recorded(event, at or datetime.fromisoformat(event.time))
 
     def withdraw(connection: Connection) -> Withdrawal:
         return Withdrawal(event, [one.seq for one in withdrawing.kept_by_ids(connection, ids)])

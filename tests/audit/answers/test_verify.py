@@ -191,7 +191,7 @@ def test_a_checkpoint_is_as_the_event_says_that_tells_of_it(log: Log) -> None:
 
 def test_a_withdrawal_is_permitted_by_a_later_event_only(log: Log) -> None:
     later = told("store.opened", p.StoreFacts(), "later")
-    log.append(permission("privacy.erased", [later.id]), later)
+    log.append(permission("privacy.erased", [later.id], log.key), later)
     log.seal()
     with owner(log.database) as db:
         db.execute(f"INSERT INTO withdrawal VALUES ({EVENTS + 2}, {EVENTS + 1})")

@@ -44,6 +44,9 @@ def test_events_are_chosen_by_type_run_and_severity(audit: Audit, day: Day) -> N
     assert types(audit("events", "--json", "--type", "model.*", "--type", "dataset.ingested")) == [
         "dataset.ingested", "model.trained", "model.evaluated", "model.registered", "model.promoted", "model.deployed",
     ]  # fmt: skip
+    assert types(audit("events", "--json", "--type", "*.in*ed", "--type", "flow_run.[c]*")) == [
+        "flow_run.completed", "flow_run.completed", "dataset.ingested",
+    ]  # fmt: skip
     assert types(audit("events", "--json", "--run", day.ingest.id[-8:])) == [
         "task_run.running", "dataset.ingested", "task_run.completed",
     ]  # fmt: skip

@@ -1,6 +1,7 @@
 """The commands on a store in PostgreSQL."""
 
 import json
+import secrets
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from audit.settings import settings
 from audit.store.append import append, insert_event
 from audit.store.engine import AuditStore
 from tests.audit.cli.conftest import Audit, an_event
+from tests.deployments.roles import ROLES_SQL
 from tests.postgres import empty_database_url, postgres_server, postgres_url  # noqa: F401  # fixtures
-from tests.stores import home, on_a_server  # noqa: F401
+from tests.stores import as_superuser, home, on_a_server  # noqa: F401
 
 pytestmark = on_a_server
 
@@ -35,10 +37,44 @@ def test_init_makes_the_store_and_its_keys_once(
 
 
 def test_what_no_owner_made_is_not_made_by_asking(audit: Audit, empty_database_url: str) -> None:  # noqa: F811
-    for command in (("status",), ("seal",), ("verify",), ("runs",)):
+    for command in (("seal",), ("verify",), ("runs",)):
         asked = audit(*command, AUDIT_DATABASE_URL=empty_database_url)
         assert (asked.returncode, f"{asked.stdout}{asked.stderr}".count("\n")) == (2, 1), command
         assert "no audit store" in f"{asked.stdout}{asked.stderr}"
+
+
+def test_status_of_a_server_that_is_down_says_what_is_known_here(audit: Audit, store: AuditStore) -> None:
+    gone = make_url(settings().database_url or "").set(host="127.0.0.1", port=9, query={}, password="TOKEN-a")
+    url = gone.render_as_string(hide_password=False)
+
+    shown = audit("status", AUDIT_DATABASE_URL=url, AUDIT_MODE="strict")
+    found = audit("status", "--json", AUDIT_DATABASE_URL=url)
+
+    named = dict(line.split(maxsplit=1) for line in shown.stdout.splitlines() if not line.startswith(("mask", "log")))
+    assert (shown.returncode, found.returncode) == (2, 2)
+    assert (named["mode"], named["lost"], "cannot be used" in named["problem"]) == ("strict", "nothing", True)
+    assert json.loads(found.stdout)["waiting_in_spool"] == 0
+    assert "TOKEN" not in shown.stdout + found.stdout
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("role", ["writer", "sealer", "reader"])
+def test_status_of_a_login_that_may_not_read_says_so_beside_what_is_known_here(audit: Audit, role: str) -> None:
+    url = make_url(settings().database_url or "")
+    name = f"login_{secrets.token_hex(6)}"
+    with as_superuser() as database:
+        database.execute(ROLES_SQL.read_text())  # type: ignore[arg-type]
+        database.execute(f"CREATE ROLE {name} LOGIN PASSWORD '{name}'; GRANT audit_{role} TO {name}")  # type: ignore[arg-type]
+    login = url.set(username=name, password=name).render_as_string(hide_password=False)
+
+    shown = audit("status", AUDIT_DATABASE_URL=login)
+    found = json.loads(audit("status", "--json", AUDIT_DATABASE_URL=login).stdout)
+
+    assert (shown.returncode, "permission denied" in found["problem"]) == (2, True)
+    assert [line.split("  ")[0] for line in shown.stdout.splitlines()] == [
+        "store", "problem", "mask key", "log key", "mode", "recording", "plugin", "spool", "lost",
+    ]  # fmt: skip
+    assert found["log_key_here"] is True
 
 
 def test_no_password_is_shown_by_whatever_fails_or_works(audit: Audit, store: AuditStore) -> None:

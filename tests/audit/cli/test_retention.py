@@ -100,7 +100,7 @@ def test_a_day_that_is_none_is_refused(audit: Audit, store: AuditStore) -> None:
 
 def test_a_hold_is_placed_listed_and_released(audit: Audit, store: AuditStore) -> None:
     placed = audit("hold", "add", "case-17", "--reason", "complaint 17", "--run", JANUARY.flow[-8:])
-    assert placed.stdout == "case-17 is in force: 1 run stays until it is released.\n", placed.stderr
+    assert placed.stdout == "case-17 is in force and keeps 1 run until it is released.\n", placed.stderr
 
     listed = audit("hold", "list").stdout
     assert "case-17" in listed and "complaint 17" in listed
@@ -112,6 +112,18 @@ def test_a_hold_is_placed_listed_and_released(audit: Audit, store: AuditStore) -
     assert audit("hold", "release", "case-17", "--reason", "closed").returncode == 0
     assert audit("hold", "list").stdout == "No hold is in force.\n"
     assert "12 payloads due" in audit("retention", "run", "--dry-run").stdout
+
+
+def test_a_hold_is_sealed_at_once_where_the_key_is(audit: Audit, store: AuditStore) -> None:
+    assert audit("hold", "add", "case-17", "--reason", "complaint").stderr == ""
+    assert verify(store).unsealed_types == ("checkpoint.signed",)
+    assert audit("hold", "release", "case-17", "--reason", "closed").stderr == ""
+    assert verify(store).unsealed_types == ("checkpoint.signed",)
+
+    (settings().keys_path / FILE).rename(settings().home / "elsewhere")
+    placed = audit("hold", "add", "case-18", "--reason", "complaint")
+    assert placed.returncode == 0
+    assert "It is not sealed yet" in placed.stderr
 
 
 def test_who_places_a_hold_is_on_record(audit: Audit, store: AuditStore) -> None:
@@ -131,8 +143,19 @@ def test_who_places_a_hold_is_on_record(audit: Audit, store: AuditStore) -> None
         (("add", "x", "--reason", "x", "--model", "mortgage/v9"), "No model on record is called mortgage/v9"),
         (("add", "x", "--reason", "x", "--run", "ffffffff"), "No run on record is called ffffffff"),
         (("release", "x", "--reason", "x"), "There is no hold x"),
+        (("add", "x", "--reason", "x", "--spec", "mortgag"), "No spec on record is called mortgag"),
+        (("add", "x", "--reason", " "), "A hold is placed and released for a reason"),
+        (("release", "x", "--reason", ""), "A hold is placed and released for a reason"),
     ],
-    ids=["a name that is none", "a model that is not there", "a run that is not there", "a hold that is not there"],
+    ids=[
+        "a name that is none",
+        "a model that is not there",
+        "a run that is not there",
+        "a hold that is not there",
+        "a spec that is not there",
+        "no reason",
+        "no reason to release",
+    ],
 )
 def test_a_hold_on_what_is_not_there_is_refused(
     audit: Audit, store: AuditStore, words: tuple[str, ...], said: str

@@ -198,3 +198,23 @@ def test_deployments_are_listed_where_a_run_has_one(audit: Audit, store: AuditSt
     assert head.endswith("deployment")
     assert latest.endswith("scoring-daily")
     assert earlier.endswith("–")
+
+
+def test_how_it_is_known_is_told_of_runs_whose_end_nobody_saw(audit: Audit, store: AuditStore, day: Day) -> None:
+    lost = a_flow_run("scoring flights", "scoring")
+    task = a_task_run(lost, "score")
+    why = "its process 4711 on worker-3 is gone"
+    append(
+        store,
+        [
+            *(run.state("running", 20) for run in (lost, task)),
+            *(run.state("abandoned", 7_200, known_by=why) for run in (lost, task)),
+        ],
+    )
+
+    head, latest, earlier, *_ = audit("runs").stdout.splitlines()
+
+    assert (head.split("  ")[-1], latest.split("  ")[-1], earlier.split("  ")[-1]) == ("known by", why, "itself")
+    assert "2 h" not in latest
+    assert f"known by: {why}\n" in audit("run", lost.id).stdout
+    assert f"known by    {why}\n" in audit("run", task.id).stdout

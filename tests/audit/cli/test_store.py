@@ -7,6 +7,7 @@ import pytest
 
 from audit.events.payloads import StoreFacts
 from audit.recording import spool
+from audit.recording.losses import Losses
 from audit.store.append import append
 from audit.store.engine import AuditStore
 from tests.audit.cli.conftest import Audit, Day, an_event
@@ -69,6 +70,29 @@ def test_status_names_a_key_that_is_missing_open_or_another(audit: Audit, home: 
     key.write_bytes(b"x" * 32)
     key.chmod(0o600)
     assert "is another key than the recorded" in audit("status").stdout
+
+
+def test_status_where_there_is_no_store_says_what_waits_and_what_was_lost(audit: Audit, home: Path) -> None:
+    append(spool.spool(home / "spool.db"), [an_event("store.spooled", StoreFacts(reason="disk full"))])
+    Losses(home / "spool.lost").add()
+
+    shown = audit("status")
+    found = json.loads(audit("status", "--json").stdout)
+
+    assert shown.returncode == 2
+    assert "problem    There is no audit store at" in shown.stdout
+    assert (found["store"], found["waiting_in_spool"], found["lost"]) == (str(home / "audit.db"), 1, 1)
+    assert not (home / "audit.db").exists()
+
+
+def test_status_accounts_for_every_event_that_is_not_sealed(audit: Audit, store: AuditStore) -> None:
+    audit("seal")
+    append(store, [an_event("store.dropped", StoreFacts(count=1)) for _ in range(2)])
+
+    shown = audit("status").stdout
+
+    assert "3 of 6 events" in shown
+    assert "2 not sealed yet: audit seal · 1 of the log's own, sealed with them\n" in shown
 
 
 @pytest.mark.usefixtures("store")

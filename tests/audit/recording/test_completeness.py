@@ -16,9 +16,11 @@ import pytest
 from audit import flow, task
 from audit.answers.verify import verify
 from audit.errors import UserError
-from audit.events.payloads import CompletenessFacts
+from audit.events.event import make_event
+from audit.events.payloads import CompletenessFacts, RunState
 from audit.recording import bindings, completeness, recorder
 from audit.recording.completeness import ENGINE
+from audit.store.append import append
 from audit.store.engine import open_store
 from audit.store.ledger import not_sealed
 from tests.audit.recording.apart import PATIENCE
@@ -108,6 +110,43 @@ def test_the_digest_is_over_what_is_on_record(events: Events, home: Path) -> Non
     assert statements(events)[0]["digest"] == "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
 
 
+def test_a_statement_is_made_under_the_lock_that_it_is_written_under(events: Events) -> None:
+    """What others append meanwhile stands behind it."""
+
+    @flow
+    def one() -> None:
+        add(1)
+
+    one()
+    assert statements(events)[0]["exact"] is True
+
+
+def test_ids_that_are_none_of_prefects_are_counted_too(events: Events) -> None:
+    @flow
+    def odd() -> None:
+        add(1)
+        state = RunState(run_name="a", of="b")
+        append(
+            open_store(),
+            [
+                make_event(
+                    "task_run.running",
+                    state,
+                    source="test",
+                    subject="task-run/x",
+                    actor="p:test",
+                    flow_run_id=str(prefect.runtime.flow_run.id),
+                    task_run_id="no uuid",
+                )
+            ],
+        )
+
+    odd()
+    (said,) = statements(events)
+    assert (said["counted"], said["on_record"], said["elsewhere"], said["missing"]) == (1, 2, 1, 0)
+    assert verify(open_store()).answer == "held"
+
+
 def test_a_statement_is_sealed_with_what_it_is_about(events: Events) -> None:
     @flow
     def one() -> None:
@@ -191,6 +230,7 @@ def test_what_waits_in_the_spool_is_not_missing(events: Events, home: Path) -> N
         recorder.bring_home()
     (said,) = statements(events)
     assert (said["counted"], said["on_record"], said["in_spool"], said["missing"]) == (2, 1, 1, 0)
+    assert "exact" not in said, "it waited too, and others may have come in before it"
     recorder.flow_ended()
     assert [fault for fault in verify(open_store()).faults if fault.about.startswith("event ")] == []
 

@@ -1,6 +1,7 @@
 """What only Prefect knows comes on record as that, and what nobody will see end is given up, once."""
 
 import os
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -21,14 +22,15 @@ from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_CLIENT_RETRY_JITTER_FACTOR,
     temporary_settings,
 )
 
 from audit import flow, task
 from audit.events.canonical import timestamp
 from audit.events.event import Event, make_event, uuid7
-from audit.events.payloads import RunState
-from audit.recording import circumstances, recorder
+from audit.events.payloads import CompletenessFacts, Payload, RunState
+from audit.recording import abandoned, circumstances, prefect_api, processes, recorder
 from audit.recording.abandoned import abandon_gone, abandon_task_runs
 from audit.recording.reconcile import SETTLED, Compared, compare, reconcile
 from audit.settings import settings
@@ -248,8 +250,30 @@ def test_all_pages_are_read(events: Events, since: datetime) -> None:
 
 
 def test_a_window_goes_on_where_the_last_one_ended(events: Events, since: datetime) -> None:
-    first = reconcile(open_store(), since)
+    first = reconcile(open_store(), since - timedelta(hours=1))
     assert reconcile(open_store()).since == timestamp(datetime.fromisoformat(first.until) - timedelta(minutes=15))
+
+
+def test_a_window_that_ends_in_the_time_to_come_is_none_to_go_on_from(events: Events) -> None:
+    """As a clock that was ahead leaves it, or anybody who can write."""
+    first = reconcile(open_store())
+    reconcile(open_store(), now=datetime.now(UTC) + timedelta(days=1_000))
+    for until in ("2099-01-01T00:00:00.000000Z", "soon", "0001-01-01T00:00:00Z", "2026-01-01"):
+        state_that({"counted_by": "server", "where": "x", "until": until, "counted": 1})
+    state_that(
+        {"counted_by": "server", "where": "x", "until": 7, "counted": "all", "flow_runs": 3, "missing_ids": [{}]}
+    )
+
+    found = reconcile(open_store())
+
+    assert found.since == timestamp(datetime.fromisoformat(first.until) - timedelta(minutes=15))
+    assert found.unknown is None
+
+
+def test_an_empty_window_could_not_be_compared(events: Events) -> None:
+    found = reconcile(open_store(), datetime.now(UTC) + timedelta(days=1))
+    assert "nothing to compare" in (found.unknown or "")
+    assert "counted" not in events("completeness.stated")[-1]["payload"]
 
 
 def test_the_first_window_is_a_week(events: Events) -> None:
@@ -311,6 +335,70 @@ def test_what_lives_or_cannot_be_told_is_left_alone(events: Events) -> None:
     assert events("*.abandoned") == []
 
 
+class AnyRunState(RunState):
+    """What somebody else's program may write."""
+
+    of: Any
+    surroundings: Any = None
+
+
+NUMBER = {
+    "process_id": DEAD,
+    "host": circumstances.surroundings().host,
+    "process": processes.this_process().model_dump(),
+}
+
+
+@pytest.mark.parametrize(
+    "surroundings",
+    [
+        NUMBER | {"process_id": 2**62},
+        NUMBER | {"process_id": 2**31},
+        NUMBER | {"process_id": 0},
+        NUMBER | {"process_id": str(DEAD)},
+        {"process_id": DEAD},
+        {"host": NUMBER["host"]},
+        NUMBER | {"process": "this one"},
+        "these",
+    ],
+    ids=["too large", "larger than any", "all", "text", "no host", "no number", "no process", "text alone"],
+)
+def test_what_cannot_be_a_process_is_left_alone(events: Events, surroundings: object) -> None:
+    flow_run = uuid7()
+    odd = AnyRunState(run_name="a run", of=["a", "list"], surroundings=surroundings)
+    append_states({"flow_run_id": flow_run, "at": datetime.now(UTC)}, "running", said=odd)
+    append_states(task_run_of(flow_run, datetime.now(UTC)), "running", said=odd)
+    something_happens()
+    assert events("*.abandoned") == []
+    assert flow_run in {left.id for left in reconcile(open_store()).still_open}
+
+
+def test_a_look_that_fails_costs_nobody_an_event(events: Events, home: Path) -> None:
+    lost_flow_run()
+    with sqlite3.connect(home / "audit.db") as database:
+        for (guard,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            database.execute(f"DROP TRIGGER {guard}")
+        database.execute(
+            "UPDATE payload SET body = '[]' WHERE event_seq IN (SELECT seq FROM event WHERE type = 'flow_run.running')"
+        )
+    something_happens()
+    assert len(events("task_run.completed")) == 1
+
+
+def test_many_runs_are_given_up_while_others_write(events: Events, monkeypatch: pytest.MonkeyPatch) -> None:
+    flow_run = lost_flow_run()
+    for _ in range(5):
+        append_states(task_run_of(flow_run, datetime.now(UTC)), "running")
+    monkeypatch.setattr(abandoned, "AT_ONCE", 2)
+    decided = []
+    whole = abandoned.append_decided
+    monkeypatch.setattr(abandoned, "append_decided", lambda *given: decided.append(whole(*given)) or decided[-1])
+
+    assert len(abandon_gone(open_store(), datetime.now(UTC) - A_WEEK)) == 6
+
+    assert [len(some) for some in decided] == [2, 2, 2]
+
+
 def test_of_two_processes_that_find_the_same_one_gives_it_up(events: Events) -> None:
     flow_run = lost_flow_run()
     append_states(task_run_of(flow_run, datetime.now(UTC)), "running")
@@ -338,7 +426,7 @@ def test_a_flow_run_that_is_begun_again_and_lost_again_is_given_up_again(events:
     lost_flow_run(id=flow_run, state="retrying")
     abandon_gone(open_store(), datetime.now(UTC) - A_WEEK)
     assert len(events("flow_run.abandoned")) == 2
-    assert abandon_gone(open_store(), datetime.now(UTC) - A_WEEK) == ()
+    assert abandon_gone(open_store(), datetime.now(UTC) - A_WEEK) == []
 
 
 def test_task_runs_of_a_flow_run_whose_worker_saw_it_crash_are_given_up(events: Events) -> None:
@@ -455,6 +543,18 @@ def test_a_server_that_is_too_slow_could_not_be_asked(events: Events, refusing: 
     assert "does not answer" in (found.unknown or "")
 
 
+def test_a_server_that_never_answers_is_not_waited_for_as_prefect_would(
+    events: Events, refusing: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefect_api, "PATIENCE_SECONDS", 0.2)
+    let_go, began = threading.Event(), time.monotonic()
+    with temporary_settings({PREFECT_API_URL: refusing(let_go), PREFECT_CLIENT_RETRY_JITTER_FACTOR: 0}):
+        found = reconcile(open_store())
+    let_go.set()
+    assert "does not answer" in (found.unknown or "")
+    assert time.monotonic() - began < 15, "Prefect asks six times, a minute each"
+
+
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", None], ids=["nobody listens", "none configured"])
 def test_without_a_server_what_can_be_told_here_is_done(events: Events, url: str | None) -> None:
     lost_flow_run()
@@ -491,14 +591,18 @@ def task_run_of(flow_run: str | None, at: datetime) -> dict[str, Any]:
 
 
 def append_states(
-    run: dict[str, Any], *states: str, through: Callable[[list[Event]], object] | None = None, **facts: object
+    run: dict[str, Any],
+    *states: str,
+    through: Callable[[list[Event]], object] | None = None,
+    said: Payload | None = None,
+    **facts: object,
 ) -> None:
     settings()  # of this test
     kind = "task_run" if "task_run_id" in run else "flow_run"
     events = [
         make_event(
             f"{kind}.{state}",
-            RunState.model_validate({"run_name": "a run", "of": "stage", **facts}),
+            said or RunState.model_validate({"run_name": "a run", "of": "stage", **facts}),
             source="test",
             subject=f"run/{nth}",
             actor="p:test",
@@ -511,6 +615,20 @@ def append_states(
     through(events) if through else append(open_store(), events)
 
 
+class AnyStatement(CompletenessFacts):
+    """What somebody else's program may write."""
+
+    until: Any = None
+    counted: Any = None
+    flow_runs: Any = None
+    missing_ids: Any = None
+
+
+def state_that(said: dict[str, object]) -> None:
+    facts = AnyStatement.model_validate(said)
+    append(open_store(), [make_event("completeness.stated", facts, source="test", subject="store", actor="p:test")])
+
+
 def states(store: AuditStore, flow_run: str) -> tuple[str, set[str]]:
     """Of a flow run, and of its task runs."""
     with store.reading() as connection:
@@ -521,8 +639,6 @@ def states(store: AuditStore, flow_run: str) -> tuple[str, set[str]]:
 
 def forget_ends(home: Path) -> None:
     """As the owner of the file can."""
-    import sqlite3
-
     with sqlite3.connect(home / "audit.db") as database:
         for guard in ("payload_no_delete", "event_no_delete"):
             database.execute(f"DROP TRIGGER {guard}")

@@ -85,6 +85,21 @@ def test_what_was_spooled_is_replayed_once_and_leaves_the_spool(home: Path) -> N
     assert "elsewhere" in str(of_type(home, "store.spooled")) or "payload" in str(of_type(home, "store.spooled"))
 
 
+def test_that_the_spool_came_home_is_said_once(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    initialise()
+    break_store(home)
+    recorder.append(an_event())
+    assert settings().spool_path.stat().st_mode & 0o777 == 0o600
+    mend_store(home)
+
+    for _ in range(3):
+        recorder.append(an_event())
+
+    assert [told.message for told in caplog.records if "came home" in told.message] == [
+        "The audit store is there: 2 events came home from the spool."
+    ]
+
+
 def test_a_new_process_brings_home_what_another_spooled(home: Path) -> None:
     initialise()
     append_to_store(spool.spool(settings().spool_path), [left := an_event()])

@@ -52,7 +52,7 @@ class Run:
     ("states", "expected"),
     {
         "reconciled": ([("running", 0), ("reconciled", 3)], ("failed", 2.5, "asked at nine")),
-        "abandoned": ([("running", 0), ("abandoned", 9)], ("abandoned", 9, "asked at nine")),
+        "abandoned": ([("running", 0), ("abandoned", 9)], ("abandoned", None, "asked at nine")),
         "only Prefect knew it": ([("reconciled", 3)], ("failed", 2.5, "asked at nine")),
         "its end was spooled": ([("running", 0), ("abandoned", 9), ("completed", 5)], ("completed", 5, None)),
         "its end was spooled, and Prefect's came first": (
@@ -62,7 +62,7 @@ class Run:
         "begun again": ([("running", 0), ("abandoned", 3), ("retrying", 4)], ("retrying", None, None)),
         "failed, begun again, lost": (
             [("running", 0), ("failed", 1), ("retrying", 2), ("abandoned", 3)],
-            ("abandoned", 3, "asked at nine"),
+            ("abandoned", None, "asked at nine"),
         ),
         "given up before Prefect told": (
             [("running", 0), ("abandoned", 3), ("reconciled", 3)],
@@ -79,11 +79,12 @@ def test_how_a_run_stands(store: AuditStore, kind: str, states: list, expected: 
     append(store, [run.state(state, after, **facts.get(state, {})) for state, after in states])
 
     with store.reading() as connection:
-        row = connection.execute(text(f"SELECT state, ended_at, known_by FROM {kind}")).one()
+        row = connection.execute(text(f"SELECT state, ended_at, known_by, duration_seconds FROM {kind}")).one()
 
     state, ended, known_by = expected
     ended_at = None if ended is None else timestamp(BEGAN + timedelta(seconds=ended))
-    assert tuple(row) == (state, ended_at, known_by)
+    seen_to_begin = states[0][0] == "running"
+    assert tuple(row) == (state, ended_at, known_by, ended if seen_to_begin else None)
 
 
 def test_a_run_that_only_prefect_knew_has_its_times(store: AuditStore) -> None:
