@@ -24,7 +24,7 @@ COMMANDS = (
     ["hold"], ["hold", "add"], ["hold", "list"], ["hold", "release"],
 )  # fmt: skip
 READERS = (
-    ["status"], ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
+    ["runs"], ["run", "abcd"], ["events"], ["tail"], ["models"], ["datasets"], ["alerts"],
     ["seal"], ["seal", "--watch"], ["publish", "log"], ["log-key"], ["log-key", "--rotate"],
     ["prove", "abcd"], ["export", "-o", "bundle.zip"], ["reconcile"], ["completeness"], ["spool", "flush"],
     ["log-key", "--lost", "--reason", "disk gone", "--yes"],
@@ -86,7 +86,7 @@ def test_no_store_is_exit_code_2_and_none_is_made(words: list[str], audit: Audit
 
 
 def test_another_kind_of_database_is_refused_in_one_line(audit: Audit) -> None:
-    refused = audit("status", AUDIT_DATABASE_URL="postgresql://me:secret@db/audit")
+    refused = audit("runs", AUDIT_DATABASE_URL="mysql://me:secret@db/audit")
 
     assert refused.returncode == 2
     assert refused.stderr.count("\n") == 1
@@ -218,7 +218,7 @@ def test_python_m_audit_and_the_script_are_one(audit_process: Audit) -> None:
 
 
 def test_a_failure_in_a_process_of_its_own_is_one_line_and_exit_code_2(audit_process: Audit, home: Path) -> None:
-    refused = audit_process("status")
+    refused = audit_process("runs")
 
     assert (refused.returncode, refused.stdout, refused.stderr.count("\n")) == (2, "", 1)
 

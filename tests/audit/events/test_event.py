@@ -50,7 +50,9 @@ def test_whatever_is_cleaned_can_be_stored_and_reads_back_the_same(value: object
 @given(anything | st.dictionaries(st.text(max_size=8), anything, max_size=4))
 @example({"a": "x" * (MAX_TEXT + 1)})
 @example([2**63, -(2**63), 2**53, 2**64 - 1])
-@example({"a": float("nan"), "b": [float("inf"), None], "c": "a\x00b", "d": "\\u0000", "e": "\ud800", "f": -0.0})
+@example({"a": float("nan")})
+@example({"a": "a\x00b", "b": "\\u0000"})
+@example({"a": "\ud800", "b": -0.0, "c": [float("-inf"), None]})
 @example({"at": datetime(2026, 1, 1, tzinfo=UTC), "of": (1, {2}), "n": Level.LOW})
 def test_the_quick_way_to_clean_bytes_is_the_slow_one(value: object) -> None:
     assert cleaned(value) == canonical(clean(value))

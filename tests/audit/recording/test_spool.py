@@ -196,7 +196,7 @@ def test_processes_that_replay_at_once_double_nothing_and_keep_the_order(home: P
 
 
 def test_while_what_waits_cannot_come_home_what_follows_waits_behind_it(home: Path) -> None:
-    initialise()
+    recorder.append(an_event())
     break_store(home)
     recorder.append(first := an_event())
     with sqlite3.connect(home / "audit.db") as database:  # mended, but for what waits
