@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeVar
@@ -116,26 +117,32 @@ def _show(figure: Figure) -> None:
 def tasks(folder: Path, given: argparse.Namespace) -> Iterator[Figure]:
     """Task runs one after another, on a Prefect server of their own."""
     _at(folder)
+    import prefect
     from prefect.testing.utilities import prefect_test_harness
 
+    @prefect.flow
+    def one_after_another() -> Times:
+        sides = _sides_of_tasks(folder)
+        _in_turns(sides, rounds=1, pieces=10)  # the first ones import and connect
+        return _in_turns(sides, given.rounds, pieces=TASK_RUNS)
+
     with prefect_test_harness(server_startup_timeout=180):
-        sides = _sides_of_tasks(folder, runs=40)
-        for side in sides.values():
-            side()
-        times = _in_turns(sides, given.rounds)
+        times = one_after_another()
     added = {name: [a - b for a, b in zip(times[name], times["bare"], strict=True)] for name in times}
+    names = ("bare", "connecting hooks", "kept hooks", "ours")
     yield _control("task runs, bare / bare", times, "bare", "bare again")
     yield Figure(
         "task runs one after another: time added by kept hooks / by ours",
         _ratios(added["kept hooks"], added["ours"]),
         wanted=1.0,
-        beside=", ".join(
-            f"{name} {_each(times[name], 40)}" for name in ("bare", "connecting hooks", "kept hooks", "ours")
-        ),
+        beside=", ".join(f"{name} {_each(times[name], TASK_RUNS)}" for name in names),
     )
 
 
-def _sides_of_tasks(folder: Path, runs: int) -> dict[str, Side]:
+TASK_RUNS = 100  # of each side in a round
+
+
+def _sides_of_tasks(folder: Path) -> dict[str, Side]:
     import prefect
 
     import audit
@@ -149,20 +156,14 @@ def _sides_of_tasks(folder: Path, runs: int) -> dict[str, Side]:
         made = hooks[name]
         return prefect.task(on_running=[made], on_completion=[made], on_failure=[made])(one)
 
-    def side(task: Any) -> Side:
-        @prefect.flow
-        def many() -> float:
-            return _timed(lambda: [task(x) for x in range(runs)])
-
-        return many
-
-    return {
-        "bare": side(prefect.task(one)),
-        "connecting hooks": side(hooked("connecting")),
-        "kept hooks": side(hooked("kept")),
-        "ours": side(audit.task(one)),
-        "bare again": side(prefect.task(one)),
+    tasks = {
+        "bare": prefect.task(one),
+        "connecting hooks": hooked("connecting"),
+        "kept hooks": hooked("kept"),
+        "ours": audit.task(one),
+        "bare again": prefect.task(one),
     }
+    return {name: partial(_timed_with, 1, task) for name, task in tasks.items()}
 
 
 def _hook(path: Path, *, kept: bool) -> Callable[[Any, Any, Any], None]:
