@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from audit.answers.keeping import facts_digest
 from audit.cli.app import main
 from audit.errors import InconsistentTree, KeyUnavailable
 from audit.ledger import anchors
@@ -61,6 +62,10 @@ def by_who_has_none(victim: Victim) -> Victim:
             told.events[at] = told.events[at].saying(**facts)
         at = told.at("key.rotated")
         told.events[at] = told.events[at].saying(was=str(keys[0].verifier), consent=keys[0].consent(keys[1].verifier))
+        at = told.at("privacy.erased")
+        digest = facts_digest(told.events[at].facts)
+        assert digest is not None
+        told.events[at] = told.events[at].saying(leave=keys[0].leave(digest))
         write_anew(db, told, forger.signers)
     return victim
 
