@@ -24,10 +24,10 @@ run: $(ready)
 # Two tests at once, each on one core: threads that wait for each other cost more than they bring.
 test: export OMP_NUM_THREADS = 1
 test: $(ready)
-	$(bin)/pytest -q -n 2 --dist loadgroup -m "not slow"
+	$(bin)/pytest -q -n 2 --dist worksteal -m "not slow"
 
 test-all: $(ready)
-	$(bin)/pytest -q -n 2 --dist loadgroup
+	$(bin)/pytest -q -n 2 --dist worksteal
 
 check: $(ready)
 	$(bin)/ruff check .

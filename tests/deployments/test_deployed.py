@@ -38,7 +38,7 @@ from tests.deployments.test_server import until
 from tests.deployments.visits import SPEC, write_visits
 from tests.receivers import webhook
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
+pytestmark = pytest.mark.slow
 
 FILES = ("prefect.yaml", "prefect.containers.yaml")
 FLIGHTS = {"spec_file": "flows/specs/flights.yaml"}

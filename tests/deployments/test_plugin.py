@@ -19,7 +19,7 @@ import pytest
 from tests.deployments.test_deployed import end
 from tests.deployments.test_server import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
+pytestmark = pytest.mark.slow
 
 PATIENCE = 300  # seconds; a busy machine takes its time
 ARRIVED = 60  # seconds after a run until Prefect's database has all of its task runs

@@ -21,7 +21,7 @@ from deployments.where import CLONE
 from flows import _beside as beside
 from tests.deployments.local_ui import Local, finished, local_ui, server, start, started, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
+pytestmark = pytest.mark.slow
 
 DEPLOY = [sys.executable, "-m", "prefect", "deploy", "--all"]
 DEPLOYED = {"pipeline": 0, "training": 0, "scoring": 1, "monitoring": 1, "maintenance": 1}  # and its schedules

@@ -26,7 +26,7 @@ from audit.settings import read_settings
 from audit.store import read
 from audit.store.engine import open_store
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
+pytestmark = pytest.mark.slow
 
 REDIS = shutil.which("redis-server")
 SECRETS = {"database_password": "of-the-database", "prefect_auth": "somebody:of-prefect", "alert_url": ""}

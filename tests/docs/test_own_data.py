@@ -27,7 +27,6 @@ REWRITE = os.environ.get("PREFECT_AUDIT_DOCS") == "1"
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("prefect server")
 def test_the_page_is_followed_word_for_word(tmp_path: Path) -> None:
     page = PAGE.read_text()
     with terminal_in_a_clone(tmp_path) as terminal:

@@ -10,7 +10,7 @@ from tests.faults.conftest import Log
 from tests.faults.flowing import FlowProcess, states_of_runs
 from tests.faults.processes import Mother, ended_at_last
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 
 def test_real_flows_in_many_processes_are_on_record_once(log: Log, mother: Mother, api: str, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.faults.databases import Server
 from tests.faults.flowing import FlowProcess, states_of_runs
 from tests.faults.processes import Mother, ended_at_last
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 N = 8  # task runs of a flow
 FROM, TO = 2, 5  # those that are under way when the fault comes, and when it goes

@@ -19,7 +19,6 @@ from flows.scoring import scoring
 from flows.training import training
 from tests.flows.conftest import UseCase, loans
 
-pytestmark = pytest.mark.xdist_group("prefect")
 Received = list[dict[str, Any]]
 
 

@@ -16,7 +16,7 @@ import orjson
 import pytest
 from prefect import State
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
+from prefect.client.schemas.filters import ArtifactFilter, FlowFilter, FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -35,12 +35,11 @@ from flows.pipeline import pipeline
 from tasks.register import promote, register
 from tests.flows.conftest import UseCase, an_evaluation, loans
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 YES = {"decision": "approve", "name": "Jane Doe", "note": "better in both regions"}
 NO = YES | {"decision": "reject", "note": "too few rows in the north"}
 BY_COMMAND = Answer(True, Approver(name="root@host", identity="operating system", by="command"), "cannot wait")
 PAUSED = FlowRunFilter.model_validate({"state": {"type": {"any_": ["PAUSED"]}}})
+ASKING = FlowFilter.model_validate({"name": {"any_": ["asking", "training"]}})  # others leave runs that nobody resumes
 DECISIONS = ("model.approval_requested", "model.approved", "model.rejected", "model.deployed")
 
 
@@ -289,7 +288,7 @@ def a_person(acts: Callable[[FlowRun], object]) -> Iterator[None]:
 def paused() -> list[FlowRun]:
     """Paused runs whose form is there: Prefect stores it a moment after the state."""
     with get_client(sync_client=True) as client:
-        found = client.read_flow_runs(flow_run_filter=PAUSED)
+        found = client.read_flow_runs(flow_filter=ASKING, flow_run_filter=PAUSED)
         forms = {run.id: client.filter_flow_run_input(run.id, _keys(run)["schema"], 1, set()) for run in found}
         return [run for run in found if forms[run.id]]
 

@@ -11,8 +11,6 @@ from flows.maintenance import maintenance
 from tests.audit.recording.conftest import break_store, mend_store
 from tests.flows.conftest import UseCase
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 
 def test_what_is_wrong_is_told_once_and_that_it_is_over(
     home: Path, use_case: UseCase, receiver: list[dict[str, Any]]

@@ -5,8 +5,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from audit.events.references import Window
 from audit.store import read
 from audit.store.engine import open_store
@@ -15,8 +13,6 @@ from flows.pipeline import pipeline
 from flows.scoring import scoring
 from flows.training import training
 from tests.flows.conftest import UseCase, loans, turned
-
-pytestmark = pytest.mark.xdist_group("prefect")
 
 APRIL = 91 * 12  # its first row
 NO_GATES = {"min_auc": None, "min_gain": None}

@@ -48,8 +48,6 @@ SET_ASIDE = {
     "price_near_appraisal": 1,
 }
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 
 @dataclass(frozen=True)
 class Run:

@@ -20,8 +20,6 @@ from audit.store import read
 from audit.store.engine import open_store
 from flows.pipeline import pipeline
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 Table = Callable[[Path], Path]
 
 

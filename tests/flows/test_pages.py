@@ -18,7 +18,6 @@ from tests.flows.conftest import UseCase
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import Artifact
 
-pytestmark = pytest.mark.xdist_group("prefect")
 
 SERVED = "http://127.0.0.1:4201"
 

@@ -26,8 +26,6 @@ from tests.flows.conftest import EMAIL, SPEC, TOKEN, UseCase, loans
 A_MONTH = 12 * 30  # rows
 TYPO = yaml.safe_dump({("titel" if key == "title" else key): value for key, value in SPEC.items()}, sort_keys=False)
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 
 def facts(type: str) -> list[dict[str, Any]]:
     """Payloads of one type, oldest first."""

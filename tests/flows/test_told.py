@@ -13,7 +13,6 @@ from audit.store.engine import open_store
 from tests.flows.conftest import UseCase, loans
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("command")
 
 
 @pytest.fixture

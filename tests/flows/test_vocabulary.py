@@ -43,8 +43,6 @@ from tests.audit.recording.test_reconcile import append_states, later, lost_flow
 from tests.flows.conftest import UseCase, an_evaluation, loans, turned
 from tests.tasks.conftest import record_decisions
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 
 @task
 def calls_it_off() -> object:

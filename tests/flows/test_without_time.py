@@ -20,8 +20,6 @@ from flows.pipeline import pipeline
 from flows.scoring import scoring
 from flows.training import training
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 ROWS = 400
 SPEC: dict[str, Any] = {
     "name": "patients",

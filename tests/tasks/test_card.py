@@ -31,7 +31,6 @@ from tests.tasks.test_pages import HOSTILE
 if TYPE_CHECKING:
     from tasks._frames import Evaluation
 
-pytestmark = pytest.mark.xdist_group("prefect")
 
 JANE = Answer(True, Approver(name="Jane Doe", identity="asserted", by="command"), "better in both regions")
 SECTIONS = [

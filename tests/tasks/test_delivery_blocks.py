@@ -19,7 +19,7 @@ from tasks.alert import Finding, send_alert
 from tests import receivers
 from tests.receivers import Internet, Receiver, internet, webhook
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
+pytestmark = pytest.mark.slow
 FLIGHTS = Path(__file__).parents[2] / "flows/specs/flights.yaml"
 SECRET = "pl4nted-t0ken"
 MESSAGE = Message("⚠ Drift in flights", "dep_time 0.31 (0.12)", "warning")

@@ -222,7 +222,6 @@ def test_without_a_server_late_runs_are_skipped_and_that_is_said(about: Subject)
         assert runs_start_in_time(about).detail.startswith("Prefect does not answer")
 
 
-@pytest.mark.xdist_group("prefect")
 def test_a_run_that_should_have_started_long_ago_is_found(home: Path, loan_spec: Spec, prefect_server: None) -> None:
     from prefect import flow
     from prefect.client.orchestration import get_client

@@ -14,7 +14,7 @@ from tests.deployments.local_ui import Local, finished, give_every_deployment, l
 from tests.flows.conftest import UseCase, loans
 from tests.ui.prefect_pages import ENDED, PrefectPages
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
+pytestmark = pytest.mark.slow
 
 A_RUN = 180  # seconds
 Screenshot = Callable[[str], None]

@@ -18,7 +18,7 @@ from tests.deployments.local_ui import Local, give_every_deployment, local_ui, u
 from tests.receivers import Json, internet, slack
 from tests.ui.prefect_pages import PrefectPages
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
+pytestmark = pytest.mark.slow
 
 SECONDS = 5  # from detection to the message
 WHO, WHY = "Jane Doe", "The summer is not the spring"

@@ -104,7 +104,6 @@ def test_a_time_that_is_none_is_refused(store: AuditStore, audit: Audit) -> None
         assert "is no time" in audit(command, "--since", "yesterday").stderr
 
 
-@pytest.mark.xdist_group("prefect")
 def test_with_a_server_that_knows_no_other_runs_the_record_is_complete(
     store: AuditStore, audit: Audit, prefect_server: None
 ) -> None:

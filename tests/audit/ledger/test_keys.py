@@ -220,7 +220,6 @@ def test_a_key_from_the_environment_goes_before_the_file(keys: Path, monkeypatch
 
 
 @pytest.mark.slow  # for the server alone
-@pytest.mark.xdist_group("prefect")
 def test_a_key_from_a_prefect_block(home: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect.blocks.system import Secret
 
@@ -235,7 +234,6 @@ def test_a_key_from_a_prefect_block(home: Path, prefect_server: None, monkeypatc
     assert not (home / "keys" / FILE).exists()
 
 
-@pytest.mark.xdist_group("prefect")
 def test_a_block_that_is_not_there_or_holds_no_key_is_one_line(
     keys: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,8 +27,6 @@ from tests.audit.recording.apart import PATIENCE
 from tests.audit.recording.conftest import Events, break_store, mend_store
 from tests.audit.recording.test_count import server, surroundings  # noqa: F401
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 
 @task
 def add(x: int, y: int = 1) -> int:

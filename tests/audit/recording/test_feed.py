@@ -14,8 +14,6 @@ from audit import flow, record, task
 from audit.events.payloads import AlertFacts, RetrainingFacts, StageFacts, Used
 from audit.recording import feed
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 SECRET = "Alice owes 300"
 MODEL = Used(name="model", kind="model", of="flights", version=2, address="artifact://sha256/00", digest="sha256:00")
 

@@ -16,8 +16,6 @@ import prefect_audit_plugin
 from tests.audit.recording.apart import QUIET
 from tests.audit.recording.test_count import SCRIPT, assert_all_is_on_record
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 THEIRS = Path(__file__).with_name("never_mentions_us.py")
 ON = {"PREFECT_PLUGINS_ENABLED": "true"}
 IN_A_LOOP = """

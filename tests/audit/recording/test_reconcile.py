@@ -40,8 +40,6 @@ from audit.store.engine import AuditStore, close_stores, open_store
 from tests.audit.recording.conftest import Events
 from tests.audit.recording.test_completeness import forget
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 PATIENCE = 60  # seconds, until Prefect has it in its database
 A_WEEK = timedelta(days=7)
 DEAD = 2**22 + 1  # a number that no process here has
@@ -236,7 +234,7 @@ def test_what_prefect_lost_is_listed_and_no_error(events: Events, since: datetim
     found = compare(open_store(), since - timedelta(minutes=2), now=later())
 
     assert strange["task_run_id"] in found.some_not_in_prefect
-    assert found.task_runs["missing"] == 0
+    assert strange["task_run_id"] not in {one.id for one in found.missing}
 
 
 def test_all_pages_are_read(events: Events, since: datetime) -> None:

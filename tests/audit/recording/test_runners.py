@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL
 
 from tests.audit.recording.apart import PATIENCE, on_record, plain_environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 SCRIPT = Path(__file__).with_name("on_runners.py")
 FOLLOWS = {  # what a run's next event may be

@@ -17,8 +17,6 @@ from audit.store.engine import close_stores, open_store
 from audit.store.ledger import not_sealed, sealing
 from tests.audit.recording.conftest import Events, break_store, mend_store
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 
 @task
 def adds(a: int) -> int:

@@ -28,8 +28,6 @@ from audit.recording import bindings, hooks, runs
 from tests.audit.recording import waiting
 from tests.audit.recording.waiting import deployed, executed, pauses, resume, somebody_resumes
 
-pytestmark = pytest.mark.xdist_group("prefect")
-
 
 class Answer(RunInput):
     well: bool

@@ -13,7 +13,7 @@ from prefect.states import Cancelling, Scheduled
 
 from tests.audit.recording.apart import Machine, machine, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect server")]
+pytestmark = pytest.mark.slow
 
 FLOWS = Path(__file__).with_name("waiting_flows.py")
 

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL
 
 from tests.audit.recording.apart import PATIENCE, on_record, plain_environment, running, until
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prefect")]
+pytestmark = pytest.mark.slow
 
 SCRIPT = str(Path(__file__).with_name("served_tasks.py"))
 ALL = {

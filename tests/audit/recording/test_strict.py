@@ -12,7 +12,6 @@ from audit.errors import AuditUnavailable
 from audit.events.payloads import DatasetFacts
 from audit.settings import settings
 
-pytestmark = pytest.mark.xdist_group("prefect server")
 FACTS = DatasetFacts(spec="s", name="n", version=1, digest="sha256:x", address="artifact://x", rows=1, columns=[])
 
 
