@@ -21,13 +21,13 @@ export GX_ANALYTICS_ENABLED = false
 run: $(ready)
 	@$(bin)/python -m flows.pipeline "$(SPEC)" $(if $(UNTIL),--until $(UNTIL))
 
-# Two tests at once, each on one core: threads that wait for each other cost more than they bring.
+# Three tests at once, each on one core: one often waits for a server or a process, and threads cost more than they bring.
 test: export OMP_NUM_THREADS = 1
 test: $(ready)
-	$(bin)/pytest -q -n 2 --dist worksteal -m "not slow"
+	$(bin)/pytest -q -n 3 --dist worksteal -m "not slow"
 
 test-all: $(ready)
-	$(bin)/pytest -q -n 2 --dist worksteal
+	$(bin)/pytest -q -n 3 --dist worksteal
 
 check: $(ready)
 	$(bin)/ruff check .

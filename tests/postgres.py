@@ -75,7 +75,7 @@ def template(server: URL) -> str:
 @contextmanager
 def database(server: URL, like: str) -> Iterator[str]:
     name = f"audit_{secrets.token_hex(6)}"
-    _run(server, f"CREATE DATABASE {name} TEMPLATE {like}")
+    _run(server, f"CREATE DATABASE {name} TEMPLATE {like} STRATEGY FILE_COPY")
     try:
         yield said(server.set(database=name))
     finally:

@@ -212,6 +212,7 @@ class Change:
         return dict(zip([name for name, *_ in found.description], found.fetchone(), strict=True))
 
 
+@pytest.mark.slow
 def test_no_two_cells_of_a_column_change_places_unseen(untouched: Victim, tmp_path: Path) -> None:
     unseen = []
     for nth, (one, *_, other) in enumerate(cells for cells in columns(untouched.database) if len(cells) > 1):

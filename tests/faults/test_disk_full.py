@@ -51,6 +51,7 @@ def fill(disk: Path) -> Path:
             return ballast
 
 
+@pytest.mark.slow
 def test_a_full_disk_changes_no_result_and_is_told(
     prefect_server: None, small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -22,6 +22,7 @@ from tests.flows.conftest import UseCase, loans
 Received = list[dict[str, Any]]
 
 
+@pytest.mark.slow
 def test_a_life_is_told_kind_by_kind_and_that_it_is_well_again(
     home: Path, use_case: UseCase, receiver: Received
 ) -> None:

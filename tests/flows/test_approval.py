@@ -52,6 +52,7 @@ def asking(spec_file: str, hours: float = 1, unanswered: str = "rejected") -> Mo
     return approval.ask_a_person(register(judged.model, judged, spec), judged, spec, None)
 
 
+@pytest.mark.slow
 def test_a_pipeline_waits_in_its_training_and_goes_on_with_the_answer(home: Path, manual: UseCase) -> None:
     pages: list[str] = []
 
@@ -124,6 +125,7 @@ def test_a_paused_run_ends_with_an_answer_given_by_command(home: Path, manual: U
     assert decisions()[-1].payload["approver"]["name"] == "root@host"
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_for_a_while_ends_no_question(home: Path, manual: UseCase) -> None:
     at = PREFECT_API_URL.value() or ""
     with (
@@ -145,6 +147,7 @@ def test_a_server_that_is_away_for_a_while_ends_no_question(home: Path, manual: 
     assert kinds() == ["model.approval_requested", "model.approved", "model.deployed"]
 
 
+@pytest.mark.slow
 def test_of_form_and_command_at_once_one_counts(home: Path, manual: UseCase) -> None:
     def both(run: FlowRun) -> None:
         with ThreadPoolExecutor(1) as pool:
@@ -170,6 +173,7 @@ def test_when_nobody_decides_in_time_the_champion_stays(home: Path, manual: UseC
     assert decisions()[-1].payload["reason"].startswith("nobody decided by 20")
 
 
+@pytest.mark.slow
 def test_a_candidate_may_go_on_waiting_when_its_run_ends(home: Path, manual: UseCase) -> None:
     state = asking(manual.spec, hours=4 / 3600, unanswered="awaiting", return_state=True)
 
@@ -178,6 +182,7 @@ def test_a_candidate_may_go_on_waiting_when_its_run_ends(home: Path, manual: Use
     assert registry.decide("loans", 1, BY_COMMAND).promoted
 
 
+@pytest.mark.slow
 def test_without_a_server_that_stays_nothing_is_paused_and_the_pipeline_ends_as_awaiting_approval(
     home: Path, manual: UseCase, without_server: None, told: StringIO
 ) -> None:

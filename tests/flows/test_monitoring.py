@@ -5,6 +5,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from audit.events.references import Window
 from audit.store import read
 from audit.store.engine import open_store
@@ -33,6 +35,7 @@ def unknown_from_april() -> list[dict[str, object]]:
     return rows
 
 
+@pytest.mark.slow
 def test_decay_is_told_and_leads_to_a_new_model_for_that_reason(
     home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
 ) -> None:
@@ -82,6 +85,7 @@ def test_outcomes_that_come_in_later_are_joined_to_the_decisions_of_then(home: P
     assert nothing.message == "nothing new"
 
 
+@pytest.mark.slow
 def test_outcomes_are_not_looked_for_before_they_are_due(home: Path, use_case: UseCase) -> None:
     days = (date.today() - date(2024, 5, 1)).days
     use_case.write(loans(), performance={"delay_days": days + 30})
@@ -93,6 +97,7 @@ def test_outcomes_are_not_looked_for_before_they_are_due(home: Path, use_case: U
     assert isinstance(found, Monitored) and found.drift and found.performance == ()
 
 
+@pytest.mark.slow
 def test_a_window_that_the_source_forgot_stops_neither_drift_nor_another_window(home: Path, use_case: UseCase) -> None:
     training(use_case.spec)
     scoring(use_case.spec)
@@ -107,6 +112,7 @@ def test_a_window_that_the_source_forgot_stops_neither_drift_nor_another_window(
     assert [f["of"] for f in facts("task_run.failed")] == ["read_outcomes"]
 
 
+@pytest.mark.slow
 def test_all_months_stand_in_one_table_in_the_ui(home: Path, use_case: UseCase) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey

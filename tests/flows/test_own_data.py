@@ -64,6 +64,7 @@ def drafted(data: Path, target: str, *more: str) -> str:
     return str(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("table", "target", "kind", "rows", "figure", "least"),
     [

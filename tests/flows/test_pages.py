@@ -41,6 +41,7 @@ def test_runs_say_window_and_model_also_where_they_choose_them(home: Path, use_c
     assert {"validate loans/ingested 2", "score loans 2024-04 v1"} <= names
 
 
+@pytest.mark.slow
 def test_pages_in_the_ui_link_to_the_reports_that_are_on_record(
     home: Path, use_case: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def ids(type: str) -> list[str]:
     return [event.id for event in read.events(open_store(), types=(type,), newest_first=False)]
 
 
+@pytest.mark.slow
 def test_quiet_months_keep_their_model(home: Path, use_case: UseCase) -> None:
     champion = pipeline(use_case.spec)
 
@@ -61,6 +62,7 @@ def test_drift_is_told_and_leads_to_a_new_model_for_that_reason(
     assert facts("alert.sent")[0]["cause"] == cause
 
 
+@pytest.mark.slow
 def test_a_challenger_that_fails_its_gates_leaves_the_champion(home: Path, use_case: UseCase) -> None:
     first = training(use_case.spec)
     use_case.write(loans(), gates={"min_auc": 0.999})
@@ -71,6 +73,7 @@ def test_a_challenger_that_fails_its_gates_leaves_the_champion(home: Path, use_c
     assert facts("model.rejected")[0]["version"] == 2
 
 
+@pytest.mark.slow
 def test_scoring_and_monitoring_take_the_next_month_until_there_is_nothing_new(home: Path, use_case: UseCase) -> None:
     training(use_case.spec)
     for _ in range(3):
@@ -84,6 +87,7 @@ def test_scoring_and_monitoring_take_the_next_month_until_there_is_nothing_new(h
     assert [(state.name, state.message) for state in states] == [("Completed", "nothing new")] * 2
 
 
+@pytest.mark.slow
 def test_months_go_on_with_the_source_where_no_last_one_is_named(home: Path, use_case: UseCase) -> None:
     schedule = {"train_from": "2024-01-01", "train_months": 5}
     use_case.write(loans(), schedule=schedule)
@@ -115,6 +119,7 @@ def test_a_critical_finding_stops_the_run_and_is_told(
     assert facts("model.trained") == []
 
 
+@pytest.mark.slow
 def test_an_alert_that_cannot_be_delivered_changes_nothing_but_the_record(
     home: Path, use_case: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +172,7 @@ def test_what_a_person_can_mend_is_one_line_and_a_failed_run(
     assert not list(home.glob("artifacts/**/*.parquet"))
 
 
+@pytest.mark.slow
 def test_an_infinite_value_that_no_rule_forbids_stops_neither_monitoring_nor_retraining(
     home: Path, use_case: UseCase
 ) -> None:
@@ -191,6 +197,7 @@ def test_nothing_is_decided_before_there_is_a_model(home: Path, use_case: UseCas
         scoring(use_case.spec)
 
 
+@pytest.mark.slow
 def test_a_changed_spec_is_on_record_with_what_it_was(home: Path, use_case: UseCase) -> None:
     training(use_case.spec)
     training(use_case.spec)

@@ -46,6 +46,7 @@ class Command:
         )
 
 
+@pytest.mark.slow
 def test_a_run_is_told_line_by_line_and_leaves_nothing_in_the_home(command: Command, use_case: UseCase) -> None:
     use_case.write(loans(drifts_at=91), gates={"min_auc": 0.6, "min_gain": None})
 

@@ -69,6 +69,7 @@ def is_cancelled() -> None:  # as a worker's process calls our hook when somebod
     calls_it_off(return_state=True)
 
 
+@pytest.mark.slow
 def test_every_type_there_is_is_emitted(
     home: Path, use_case: UseCase, receiver: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_part_is_learnt_from_and_the_rest_decided_on_and_looked_at(table: Tabl
     assert not any("window" in found for found in (scored, checked))
 
 
+@pytest.mark.slow
 def test_no_run_of_a_table_without_a_time_is_called_none(table: Table) -> None:
     pipeline(table.spec)
 
@@ -128,6 +129,7 @@ def test_no_run_of_a_table_without_a_time_is_called_none(table: Table) -> None:
     assert not [name for name in tasks if "None" in name]
 
 
+@pytest.mark.slow
 def test_what_was_decided_on_is_not_decided_on_again(table: Table) -> None:
     pipeline(table.spec)
 
@@ -135,6 +137,7 @@ def test_what_was_decided_on_is_not_decided_on_again(table: Table) -> None:
     assert [len(facts(type)) for type in ("predictions.scored", "drift.checked", "performance.checked")] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_rows_that_are_added_are_decided_on_too(table: Table) -> None:
     pipeline(table.spec)
     table.write(patients() + patients(30, first=ROWS))
@@ -148,6 +151,7 @@ def test_rows_that_are_added_are_decided_on_too(table: Table) -> None:
     assert [f["current_rows"] for f in facts("drift.checked")] == [80, 110]
 
 
+@pytest.mark.slow
 def test_a_champion_that_is_replaced_decides_anew(table: Table) -> None:
     pipeline(table.spec)
     table.write(patients(), estimator={"kind": "logistic_regression", "parameters": {"C": 0.01}})
@@ -161,6 +165,7 @@ def test_a_champion_that_is_replaced_decides_anew(table: Table) -> None:
     assert isinstance(found, Monitored) and found.drift is None  # the rows were looked at
 
 
+@pytest.mark.slow
 def test_rows_whose_outcome_is_not_known_are_decided_on_and_judged_when_it_is(table: Table) -> None:
     rows = patients()
     later = [{**row, "back": ""} if number % 8 == 0 else row for number, row in enumerate(rows)]
@@ -181,6 +186,7 @@ def test_rows_whose_outcome_is_not_known_are_decided_on_and_judged_when_it_is(ta
     assert (again, nothing) == ("nothing new", "nothing new")
 
 
+@pytest.mark.slow
 def test_without_keys_no_outcome_is_joined_and_nothing_fails_for_it(table: Table) -> None:
     nameless = [column for column in SPEC["columns"] if column["name"] != "patient"]
     table.write(patients(), columns=nameless)
@@ -192,6 +198,7 @@ def test_without_keys_no_outcome_is_joined_and_nothing_fails_for_it(table: Table
     assert message(monitoring, table) == "nothing new"
 
 
+@pytest.mark.slow
 def test_a_handful_of_rows_runs_through_and_drift_says_that_it_cannot_tell(table: Table, told: StringIO) -> None:
     table.write(patients(25))
 
@@ -204,6 +211,7 @@ def test_a_handful_of_rows_runs_through_and_drift_says_that_it_cannot_tell(table
     assert "✓ drift          too few rows to tell: 5 current ones, and drift needs 30" in told.getvalue()
 
 
+@pytest.mark.slow
 def test_drift_within_one_table_is_told_and_nothing_is_learnt_twice_from_it(table: Table, told: StringIO) -> None:
     """Parted by time, of which the last fifth is of another kind."""
     table.write(patients(320) + patients(80, first=320, older=40), columns=DATED, event_time="seen")
@@ -217,6 +225,7 @@ def test_drift_within_one_table_is_told_and_nothing_is_learnt_twice_from_it(tabl
     assert "retraining" not in told.getvalue()
 
 
+@pytest.mark.slow
 def test_a_training_that_drift_started_on_the_same_rows_starts_no_other(table: Table) -> None:
     """As deployed: the automation starts a training for drift, scoring and monitoring run on their schedules."""
     table.write(patients(320) + patients(80, first=320, older=40), columns=DATED, event_time="seen")
@@ -230,6 +239,7 @@ def test_a_training_that_drift_started_on_the_same_rows_starts_no_other(table: T
     assert len(ids("drift.detected")) == 1
 
 
+@pytest.mark.slow
 def test_a_model_that_learnt_from_rows_of_another_kind_finds_them_usual(table: Table) -> None:
     pipeline(table.spec)
     table.write(patients() + patients(400, first=ROWS, older=40))
@@ -246,6 +256,7 @@ def test_a_model_that_learnt_from_rows_of_another_kind_finds_them_usual(table: T
     assert facts("retraining.completed")[0]["reason"] == "drift detected: 3 of 3 watched columns"
 
 
+@pytest.mark.slow
 def test_a_challenger_that_is_turned_away_leaves_nothing_to_decide_on_again(table: Table) -> None:
     pipeline(table.spec)
     table.write(patients() + patients(400, first=ROWS, older=40))
@@ -261,6 +272,7 @@ def test_a_challenger_that_is_turned_away_leaves_nothing_to_decide_on_again(tabl
     assert len(ids("drift.detected")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "estimator", "dtype"),
     [("multiclass", "logistic_regression", pl.String), ("regression", "linear_regression", pl.Float64)],

@@ -315,6 +315,7 @@ def test_a_store_that_cannot_be_read_is_no_reason_to_tell_nobody(
     assert "cannot be known" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_busy_is_read_all_the_same(
     target: Receiver, spec: Spec, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -72,6 +72,7 @@ def test_july_fires_for_a_model_of_the_first_months(flights: Flights) -> None:
     assert not {"carrier", "origin", "minute_of_day"} & set(found.drifted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("month", "learned_until"), [(8, 7), (11, 6)], ids=["August, once July was learnt", "November"]
 )

@@ -72,6 +72,7 @@ def drawn() -> list[list[tuple[str | None, list[float | None]]]]:
     return panels
 
 
+@pytest.mark.slow
 def test_two_months_stand_side_by_side_and_a_repeated_check_replaces_itself(
     home: Path, spec: Spec, known: DatasetVersion, later: DatasetVersion
 ) -> None:

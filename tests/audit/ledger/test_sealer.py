@@ -443,6 +443,7 @@ def test_many_writers_and_two_sealers_leave_no_gap_and_seal_nothing_twice(log: L
     assert rows("SELECT type FROM event WHERE seq NOT IN (SELECT event_seq FROM leaf)") == [("checkpoint.signed",)]
 
 
+@pytest.mark.slow
 def test_who_appends_while_much_is_sealed_gets_in_after_every_batch(log: Log) -> None:
     log.append(3 * BATCH)
 

@@ -73,6 +73,7 @@ def test_without_a_server_every_task_run_is_on_record(surroundings: dict[str, st
     assert_all_is_on_record(counted, store)
 
 
+@pytest.mark.slow
 def test_with_a_server_and_a_process_pool_every_task_run_is_on_record(
     surroundings: dict[str, str], server: str
 ) -> None:

@@ -79,6 +79,7 @@ def test_definitions_look_to_the_user_as_without_it(surroundings: dict[str, str]
     assert len(without["looks"]) == 13
 
 
+@pytest.mark.slow
 def test_results_are_the_same_and_what_was_cached_without_it_is_found_with_it(
     with_server: dict[str, str], tmp_path: Path
 ) -> None:

@@ -237,6 +237,7 @@ def test_what_prefect_lost_is_listed_and_no_error(events: Events, since: datetim
     assert strange["task_run_id"] not in {one.id for one in found.missing}
 
 
+@pytest.mark.slow
 def test_all_pages_are_read(events: Events, since: datetime) -> None:
     id = run(nobodys_flow, list(range(20, 450)), task_runs=430)
 
