@@ -4,7 +4,9 @@ Written by the driver's own cursor, for every task run waits for this twice. The
 connection, each commit for all who wait; what was appended is on disk when `append` returns.
 """
 
+import random
 import sqlite3
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -20,8 +22,10 @@ from audit.events.event import Event
 from audit.store.engine import AuditStore
 from audit.store.turns import Waiter
 
-TRIES = 5  # of a transaction that PostgreSQL ended for another's sake, or whose connection it had closed
+TRIES = 8  # of a transaction that PostgreSQL ended for another's sake, or whose connection it had closed
 LOST = ("08", "57P")  # sqlstate of a connection that ended, of a server that was shut down
+PAUSE_SECONDS = 0.05  # at most, a try more
+CHANCE = random.SystemRandom()
 ENDED = ("40P01", "40001")  # deadlock_detected, serialization_failure
 
 _COLUMNS = tuple(f.name for f in fields(Event) if f.name not in ("salt", "body"))
@@ -95,13 +99,14 @@ def _committed(store: AuditStore, events: Sequence[Event]) -> dict[str, int]:
     ids nothing goes in twice, even if the end of the first try was not seen.
     """
     with store.naming():
-        for _ in range(TRIES - 1):
+        for tried in range(TRIES - 1):
             pen = _pen(store)
             try:
                 return _written(store, pen, events)
             except store.engine.dialect.loaded_dbapi.Error as failed:
                 if not _passes(failed, pen):
                     raise
+                time.sleep(CHANCE.random() * tried * PAUSE_SECONDS)  # who meet again at once deadlock again
         return _written(store, _pen(store), events)
 
 

@@ -6,6 +6,9 @@ take the next number and no other: a row at -1 would match every automatic numbe
 the end of the range would have SQLite draw numbers at random. A payload goes in right after its event.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from audit.events.event import ENVELOPE_KEYS
 
 _DIFFERS = " OR ".join(f"json_extract(NEW.envelope, '$.{key}') IS NOT NEW.{key}" for key in ENVELOPE_KEYS)
@@ -81,7 +84,7 @@ ENDED = "('completed','cached','failed','timed_out','crashed','cancelled','not_r
 RECOVERED = "('reconciled','abandoned')"  # how a run stands whose end nobody saw
 
 
-def last_event(of_this: str, state: str) -> str:
+def _last_event(of_this: str, state: str) -> str:
     """The seq of the event that says how a run stands: its last one, save that an end which was seen, though it was
     spooled and came in late, counts more than what was found out without it."""
     return f"""coalesce(
@@ -91,9 +94,19 @@ def last_event(of_this: str, state: str) -> str:
              (SELECT r.seq FROM event r WHERE {of_this} ORDER BY r.time DESC, r.seq DESC LIMIT 1))"""
 
 
-def _run_view(kind: str, columns: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What an engine says in its own words, of events `f`, a run's first, and `r`, any of it."""
+
+    of_kind: Callable[[str, str], str]  # that an event's type begins with a kind
+    states: Callable[[str, str], str]  # of a run's events all states, as JSON; the second says a state
+    seconds: Callable[[str, str], str]  # from one time to another
+    is_first: Callable[[str], str]  # that no event of the run is before `f`
+
+
+def run_view(says: Dialect, kind: str, columns: str) -> str:
     """A run is its first event joined with its last; a plain view, for the index makes it quick."""
-    of_this = f"r.{kind}_id = f.{kind}_id AND r.type GLOB '{kind}.*'"
+    of_this = f"r.{kind}_id = f.{kind}_id AND {says.of_kind('r', kind)}"
     state = f"substr(r.type, {len(kind) + 2})"
     stands = f"substr(l.type, {len(kind) + 2})"
     started = "coalesce(json_extract(fp.body, '$.started_at'), f.time)"
@@ -112,11 +125,10 @@ def _run_view(kind: str, columns: str) -> str:
              AND {state} IN ('running', 'retrying')) AS attempts,
            CASE {stands} WHEN 'reconciled' THEN coalesce(json_extract(lp.body, '$.became'), 'reconciled')
              ELSE {stands} END AS state,
-           (SELECT json_group_array(json_object('state', state, 'at', time)) FROM
-             (SELECT {state} AS state, r.time AS time FROM event r WHERE {of_this} ORDER BY r.time, r.seq)) AS states,
+           {says.states(of_this, state)} AS states,
            {started} AS started_at,
            CASE WHEN {over} THEN {ended} END AS ended_at,
-           CASE WHEN {over} THEN round((julianday({ended}) - julianday({began})) * 86400, 4) END AS duration_seconds,
+           CASE WHEN {over} THEN {says.seconds(began, ended)} END AS duration_seconds,
            json_extract(lp.body, '$.known_by') AS known_by,
            json_extract(lp.body, '$.inputs') AS inputs,
            json_extract(lp.body, '$.outputs') AS outputs,
@@ -125,18 +137,29 @@ def _run_view(kind: str, columns: str) -> str:
            f.seq AS first_seq,
            l.seq AS last_seq
       FROM event f
-      JOIN event l ON l.seq = {last_event(of_this, state)}
+      JOIN event l ON l.seq = {_last_event(of_this, state)}
       LEFT JOIN payload fp ON fp.event_seq = f.seq
       LEFT JOIN payload lp ON lp.event_seq = l.seq
-     WHERE f.type GLOB '{kind}.*'
-       AND f.seq = (SELECT r.seq FROM event r WHERE {of_this} ORDER BY r.time, r.seq LIMIT 1)"""
+     WHERE {says.of_kind("f", kind)}
+       AND {says.is_first(of_this)}"""
 
 
-TASK_RUN = _run_view(
+_SQLITE = Dialect(
+    of_kind=lambda event, kind: f"{event}.type GLOB '{kind}.*'",
+    states=lambda events, state: (
+        f"""(SELECT json_group_array(json_object('state', state, 'at', time)) FROM
+             (SELECT {state} AS state, r.time AS time FROM event r WHERE {events} ORDER BY r.time, r.seq))"""
+    ),
+    seconds=lambda began, ended: f"round((julianday({ended}) - julianday({began})) * 86400, 4)",
+    is_first=lambda events: f"f.seq = (SELECT r.seq FROM event r WHERE {events} ORDER BY r.time, r.seq LIMIT 1)",
+)
+TASK_RUN = run_view(
+    _SQLITE,
     "task_run",
     "f.flow_run_id AS flow_run_id, json_extract(lp.body, '$.flow_name') AS flow,",
 )
-FLOW_RUN = _run_view(
+FLOW_RUN = run_view(
+    _SQLITE,
     "flow_run",
     """json_extract(fp.body, '$.deployment.name') AS deployment_name,
        json_extract(fp.body, '$.parent_flow_run_id') AS parent_flow_run_id,

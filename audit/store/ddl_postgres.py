@@ -6,7 +6,7 @@ one. The order that is sealed is that of the leaves.
 """
 
 from audit.events.event import ENVELOPE_KEYS
-from audit.store.ddl import ENDED, MADE, RECOVERED, last_event
+from audit.store.ddl import MADE, Dialect, run_view
 
 _COLUMNS = ", ".join(f"'{key}', NEW.{key}" for key in ENVELOPE_KEYS)
 
@@ -107,55 +107,27 @@ FOR EACH ROW EXECUTE FUNCTION checkpoint_grows()""",
 )
 
 
-def _run_view(kind: str, columns: str) -> str:
-    """As SQLite's: a run is its first event joined with its last. That no event is earlier says the planner how many
-    runs there are: of an equal number in a subquery it expects few, and would sort them all to find the latest."""
-    of_this = f"r.{kind}_id = f.{kind}_id AND r.type >= '{kind}.' AND r.type < '{kind}/'"
-    state = f"substr(r.type, {len(kind) + 2})"
-    stands = f"substr(l.type, {len(kind) + 2})"
-    started = "coalesce(json_extract(fp.body, '$.started_at'), f.time)"
-    began = f"""coalesce(json_extract(fp.body, '$.started_at'),
-                 CASE WHEN substr(f.type, {len(kind) + 2}) NOT IN {RECOVERED} THEN f.time END)"""
-    ended = "coalesce(json_extract(lp.body, '$.ended_at'), l.time)"
-    over = f"({stands} IN {ENDED} OR {stands} = 'reconciled')"  # when an abandoned one ended nobody knows
-    return f"""CREATE VIEW {kind} AS
-    SELECT f.{kind}_id AS id,
-           coalesce(json_extract(fp.body, '$.run_name'), json_extract(lp.body, '$.run_name')) AS name,
-           json_extract(lp.body, '$.of') AS {kind.removesuffix("_run")},
-           {columns}
-           f.deployment AS deployment,
-           coalesce(json_extract(lp.body, '$.parameters'), json_extract(fp.body, '$.parameters')) AS parameters,
-           (SELECT count(*) FROM event r WHERE {of_this}
-             AND {state} IN ('running', 'retrying')) AS attempts,
-           CASE {stands} WHEN 'reconciled' THEN coalesce(json_extract(lp.body, '$.became'), 'reconciled')
-             ELSE {stands} END AS state,
-           (SELECT json_agg(json_build_object('state', {state}, 'at', r.time) ORDER BY r.time, r.seq)::text
-              FROM event r WHERE {of_this}) AS states,
-           {started} AS started_at,
-           CASE WHEN {over} THEN {ended} END AS ended_at,
-           CASE WHEN {over}
-             THEN round(extract(epoch FROM ({ended})::timestamptz - ({began})::timestamptz), 4)::float8 END
-             AS duration_seconds,
-           json_extract(lp.body, '$.known_by') AS known_by,
-           json_extract(lp.body, '$.inputs') AS inputs,
-           json_extract(lp.body, '$.outputs') AS outputs,
-           json_extract(lp.body, '$.error') AS error,
-           f.actor AS actor,
-           f.seq AS first_seq,
-           l.seq AS last_seq
-      FROM event f
-      JOIN event l ON l.seq = {last_event(of_this, state)}
-      LEFT JOIN payload fp ON fp.event_seq = f.seq
-      LEFT JOIN payload lp ON lp.event_seq = l.seq
-     WHERE f.type >= '{kind}.' AND f.type < '{kind}/'
-       AND NOT EXISTS (SELECT 1 FROM event r WHERE {of_this} AND (r.time, r.seq) < (f.time, f.seq))"""
+# That no event is earlier tells the planner how many runs there are: of an equal number in a subquery it expects few,
+# and would sort them all to find the latest.
+_POSTGRES = Dialect(
+    of_kind=lambda event, kind: f"{event}.type >= '{kind}.' AND {event}.type < '{kind}/'",
+    states=lambda events, state: (
+        f"""(SELECT json_agg(json_build_object('state', {state}, 'at', r.time) ORDER BY r.time, r.seq)::text
+              FROM event r WHERE {events})"""
+    ),
+    seconds=lambda began, ended: (
+        f"round(extract(epoch FROM ({ended})::timestamptz - ({began})::timestamptz), 4)::float8"
+    ),
+    is_first=lambda events: f"NOT EXISTS (SELECT 1 FROM event r WHERE {events} AND (r.time, r.seq) < (f.time, f.seq))",
+)
 
-
-TASK_RUN = _run_view(
+TASK_RUN = run_view(
+    _POSTGRES,
     "task_run",
     "f.flow_run_id AS flow_run_id, json_extract(lp.body, '$.flow_name') AS flow,",
 )
-FLOW_RUN = _run_view(
+FLOW_RUN = run_view(
+    _POSTGRES,
     "flow_run",
     """json_extract(fp.body, '$.deployment.name') AS deployment_name,
        json_extract(fp.body, '$.parent_flow_run_id') AS parent_flow_run_id,
