@@ -3,7 +3,7 @@
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -77,7 +77,8 @@ class Server:
     def close(self) -> None:
         if (self.folder / PID).exists():
             self.crash()
-        self._server.cleanup()
+        with suppress(psutil.NoSuchProcess):  # it stops what it finds running, and is not yet gone everywhere
+            self._server.cleanup()
 
     def _connected(self) -> psycopg.Connection[Any]:
         """Also while it recovers, which it says by turning everybody away."""
