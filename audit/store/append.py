@@ -4,9 +4,7 @@ Written by the driver's own cursor, for every task run waits for this twice. The
 connection, each commit for all who wait; what was appended is on disk when `append` returns.
 """
 
-import random
 import sqlite3
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -20,12 +18,11 @@ from sqlalchemy import Connection
 from audit.errors import StoreRefused, StoreUnavailable
 from audit.events.event import Event
 from audit.store.engine import AuditStore
-from audit.store.turns import Waiter
+from audit.store.turns import Place, Waiter
 
 TRIES = 8  # of a transaction that PostgreSQL ended for another's sake, or whose connection it had closed
 LOST = ("08", "57P")  # sqlstate of a connection that ended, of a server that was shut down
-PAUSE_SECONDS = 0.05  # at most, a try more
-CHANCE = random.SystemRandom()
+AGAIN = 0x616761696E  # "again": the advisory lock of who lost a deadlock
 ENDED = ("40P01", "40001")  # deadlock_detected, serialization_failure
 
 _COLUMNS = tuple(f.name for f in fields(Event) if f.name not in ("salt", "body"))
@@ -98,16 +95,17 @@ def _committed(store: AuditStore, events: Sequence[Event]) -> dict[str, int]:
     Where PostgreSQL ended a transaction for another's sake, or had closed the connection, it is tried again: by their
     ids nothing goes in twice, even if the end of the first try was not seen.
     """
+    beaten = False
     with store.naming():
-        for tried in range(TRIES - 1):
+        for tries_left in reversed(range(TRIES)):
             pen = _pen(store)
             try:
-                return _written(store, pen, events)
+                return _written(store, pen, events, beaten)
             except store.engine.dialect.loaded_dbapi.Error as failed:
-                if not _passes(failed, pen):
+                if not (tries_left and _passes(failed, pen)):
                     raise
-                time.sleep(CHANCE.random() * tried * PAUSE_SECONDS)  # who meet again at once deadlock again
-        return _written(store, _pen(store), events)
+                beaten = getattr(failed, "sqlstate", None) in ENDED
+    raise AssertionError("the last try returns or raises")
 
 
 @dataclass(slots=True)
@@ -117,6 +115,7 @@ class _Pen:
     connection: Any
     cursor: Cursor
     file: tuple[int, int] | None  # device and inode of the file that it writes
+    place: Place
     used: bool = False
 
 
@@ -133,7 +132,7 @@ def _pen(store: AuditStore) -> _Pen:
     taken.detach()
     if store.is_postgres:
         connection.autocommit = True
-    store.line.connection = pen = _Pen(connection, connection.cursor(), file)
+    store.line.connection = pen = _Pen(connection, connection.cursor(), file, Place(store.path))
     return pen
 
 
@@ -144,6 +143,7 @@ def _put_down(store: AuditStore) -> None:
             kept.connection.rollback()  # SQLite would keep the file locked for as long as a cursor lives
             kept.cursor.close()
         kept.connection.close()
+        kept.place.close()
 
 
 def _identity(path: Path | None) -> tuple[int, int] | None:
@@ -153,13 +153,17 @@ def _identity(path: Path | None) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _written(store: AuditStore, pen: _Pen, events: Sequence[Event]) -> dict[str, int]:
+def _written(store: AuditStore, pen: _Pen, events: Sequence[Event], beaten: bool) -> dict[str, int]:
     """In one transaction; if it fails, the connection goes with it."""
     try:
-        if store.is_postgres:
+        if beaten:
+            with pen.connection.transaction():
+                pen.cursor.execute("SELECT pg_advisory_xact_lock(%s)", (AGAIN,))  # who meet at once deadlock again
+                added = _into_postgres(pen.cursor, events)
+        elif store.is_postgres:
             added = _into_postgres(pen.cursor, events)
         else:
-            with store.turn():
+            with store.turn(pen.place):
                 pen.cursor.execute("BEGIN IMMEDIATE")
                 added = _into_sqlite(pen.cursor, events)
                 pen.cursor.execute("COMMIT")

@@ -5,7 +5,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from audit.errors import NotPermitted, StoreBusy, StoreDamaged, StoreRefused, StoreUnavailable
 from audit.settings import Settings, settings
-from audit.store.turns import Line, turn
+from audit.store.turns import Line, Place, turn
 
 HEAD = "0003"  # the newest migration; a test holds it against the migrations folder
 NO_STORE_HINT = "Set AUDIT_HOME to the folder that holds it; `audit init` makes a new one."
@@ -64,7 +64,8 @@ class AuditStore:
         """One transaction that appends; on SQLite under the file's lock from its start. Raises StoreUnavailable."""
         with (
             self.naming(),
-            self.turn(),
+            closing(Place(self.path)) as place,
+            self.turn(place),
             self.engine.connect().execution_options(writes=True) as connection,
             connection.begin(),
         ):
@@ -79,9 +80,9 @@ class AuditStore:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": DECIDING})
             yield connection
 
-    def turn(self) -> AbstractContextManager[None]:
+    def turn(self, place: Place) -> AbstractContextManager[None]:
         """This process's turn to write, where writers queue for a file."""
-        return turn(self.path, BUSY_SECONDS) if self.path else nullcontext()
+        return turn(place, BUSY_SECONDS)
 
     def naming(self) -> AbstractContextManager[None]:
         """What the driver raises within becomes a StoreUnavailable that names this store."""

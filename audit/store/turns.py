@@ -3,17 +3,20 @@
 Threads stand in line and hand over directly: who has committed wakes the next leader first and its own followers
 afterwards, each by a lock of its own. The next leader writes for all who came meanwhile, with one commit. A common lock
 around the commit would make a convoy and gain nothing. Among processes SQLite lets a waiter look again every 100 ms,
-so that one of four starves for seconds; the kernel's queue at a lock beside the file does not.
+so that one of four starves for seconds; in the kernel's queue at a lock beside the file none does.
 """
 
 import _thread
 import fcntl
 import os
+import sys
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from audit.events.event import Event
 
 GROUP = 1_000  # events, after which a leader takes nobody else in: a transaction that others wait for ends
 TURN = "-turn"  # of the file beside a store's
+LOOK_SECONDS = 1.0  # after which who waits looks whether anybody is at it
 
 
 @dataclass(eq=False, slots=True)
@@ -33,7 +37,13 @@ class Waiter:
     failed: Exception | None = None
     leads: bool = False
     hands_to: "Waiter | None" = None
+    thread: int = field(default_factory=threading.get_ident)
     woken: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing more to wait for."""
+        return self.leads or self.served
 
     @property
     def served(self) -> bool:
@@ -66,13 +76,14 @@ class Line:
         if self._process != os.getpid():
             self._form()  # a fork's locks and connection are its parent's
         thread = threading.get_ident()
-        if thread in self._inside:
+        if thread in self._inside and any(self._puts_of(thread)):
             raise StoreBusy("A signal handler cannot append while what it interrupted does.")
         group = [mine := Waiter(events)]
         try:
             self._inside.add(thread)
             if not self._comes_first(mine):
-                mine.woken.acquire()
+                while not mine.woken.acquire(timeout=LOOK_SECONDS) and not mine.settled:
+                    self._look_after(mine)
             if mine.leads:
                 self._take_in(group)
                 serve(group)
@@ -95,17 +106,37 @@ class Line:
         self._process = os.getpid()
         self._mutex = threading.Lock()
         self._waiting: deque[Waiter] = deque()
-        self._led = False
+        self._leader: Waiter | None = None
         self._inside: set[int] = set()
 
     def _comes_first(self, mine: Waiter) -> bool:
         with self._mutex:
-            if self._led:
+            if self._leader:
                 mine.woken.acquire()
                 self._waiting.append(mine)
             else:
-                self._led = mine.leads = True
+                mine.leads = True
+                self._leader = mine
         return mine.leads
+
+    def _look_after(self, mine: Waiter) -> None:
+        """An interruption can strike between any two steps, so also before a leader that it ends hands over."""
+        with self._mutex:
+            leader = self._leader
+            if leader and any(put is leader for put in self._puts_of(leader.thread)):
+                return
+            if mine in self._waiting:  # else whoever is gone had taken it in
+                self._waiting.remove(mine)
+            mine.leads = True
+            self._leader = mine
+
+    def _puts_of(self, thread: int) -> Iterator[Waiter]:
+        """What that thread is putting in, by its own stack, which no interruption falsifies."""
+        frame = sys._current_frames().get(thread)
+        while frame:
+            if frame.f_code is Line.put.__code__ and frame.f_locals["self"] is self and "mine" in frame.f_locals:
+                yield frame.f_locals["mine"]
+            frame = frame.f_back
 
     def _take_in(self, group: list[Waiter]) -> None:
         """Add to the leader of `group` those who wait, as many as one transaction bears."""
@@ -141,86 +172,110 @@ class Line:
     def _hand_over(self, mine: Waiter, others: Sequence[Waiter]) -> None:
         unserved = [waiter for waiter in others if not waiter.served and waiter not in self._waiting]
         self._waiting.extendleft(reversed(unserved))
-        self._led = bool(self._waiting)
         if self._waiting:
             mine.hands_to = self._waiting[0]
             mine.hands_to.leads = True
+        self._leader = mine.hands_to
         mine.leads = False
 
 
 @contextmanager
-def turn(path: Path, seconds: float) -> Iterator[None]:
-    """Have the turn among the processes that write the file at `path`, at the latest after `seconds` without it.
+def turn(place: "Place", seconds: float) -> Iterator[None]:
+    """Have the turn among the processes that write a file, at the latest after `seconds` without it.
 
     Who has it may have been stopped, and a folder may take no file: it makes appending fair, not right.
     """
-    place = _Place.beside(path)
-    had = place is not None and place.reached_within(seconds)
+    had = place.reached_within(seconds)
     try:
         yield
     finally:
-        if place and had:
+        if had:
             place.leave()
 
 
-@dataclass(eq=False, slots=True)
-class _Place:
-    """A place in the queue at the lock beside a file."""
+class Place:
+    """One in the queue at the lock beside a file. An interruption may strike anywhere: who comes back to a place that
+    was not left has the turn at once, and one that is forgotten is given up with its file object."""
 
-    file: int
-    reached: bool = False
-    given_up: bool = False
-    mutex: threading.Lock = field(default_factory=threading.Lock)
-    came: threading.Lock = field(default_factory=threading.Lock)
-
-    @classmethod
-    def beside(cls, path: Path) -> "_Place | None":
-        flags = os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK  # of a pipe in its place no writer is awaited
-        try:
-            return cls(os.open(f"{path}{TURN}", flags, 0o644))
-        except OSError:
-            return None
+    def __init__(self, path: Path | None) -> None:
+        """For the file at `path`; None where nobody queues."""
+        self._path = path and f"{path}{TURN}"
+        self._file: FileIO | None = None
 
     def reached_within(self, seconds: float) -> bool:
-        """Whether the turn came; if it did not, the place is given up."""
+        """Whether the turn came."""
+        if self._path is None:
+            return False
         try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._file = self._file or FileIO(self._path, opener=_made_if_need_be)
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return self._stand_at_most(seconds)
-        except OSError:  # a file system without such locks
-            os.close(self.file)
+        except OSError:  # a folder that takes no file, a file system without such locks
             return False
         return True
 
     def leave(self) -> None:
-        fcntl.flock(self.file, fcntl.LOCK_UN)  # closing it would not do where a fork has it too
-        os.close(self.file)
+        if self._file:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # closing it would not do where a fork has it too
+
+    def close(self) -> None:
+        self.leave()
+        file, self._file = self._file, None
+        if file:
+            file.close()
 
     def _stand_at_most(self, seconds: float) -> bool:
         """In a thread of its own, for the kernel's queue cannot be left after some time."""
-        self.came.acquire()
+        file, self._file = self._file, None  # the thread's, until the turn came
+        assert file
+        wait = _Wait()
         try:
-            _thread.start_new_thread(self._stand, ())
+            _thread.start_new_thread(_stand, (file, weakref.ref(wait)))
         except RuntimeError:  # no more threads, or the interpreter is ending
-            os.close(self.file)
+            file.close()
             return False
         try:
-            self.came.acquire(timeout=seconds)
-        except BaseException:  # interrupted
-            if self._reached_after_all():
-                self.leave()
-            raise
-        return self._reached_after_all()
+            wait.over.acquire(timeout=seconds)
+        finally:
+            if wait.came_in_time():
+                self._file = file
+        return self._file is file
 
-    def _reached_after_all(self) -> bool:
-        with self.mutex:
-            self.given_up = not self.reached
-        return self.reached
 
-    def _stand(self) -> None:
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-        with self.mutex:
-            self.reached = not self.given_up
-        if self.given_up:
-            self.leave()
-        self.came.release()
+class _Wait:
+    """Of one who waits for a thread that stands in the queue."""
+
+    def __init__(self) -> None:
+        self.over = threading.Lock()
+        self.over.acquire()
+        self._mutex = threading.Lock()
+        self._came: bool | None = None
+
+    def came_in_time(self) -> bool:
+        """Said once and for all, by the turn or by who waited for it."""
+        return self._settle(False)
+
+    def comes(self) -> bool:
+        """Whether somebody still waits for it."""
+        return self._settle(True)
+
+    def _settle(self, came: bool) -> bool:
+        with self._mutex:
+            if self._came is None:
+                self._came = came
+            return self._came
+
+
+def _stand(file: FileIO, waits: "weakref.ref[_Wait]") -> None:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    wait = waits()
+    if wait and wait.comes():
+        wait.over.release()
+    else:
+        fcntl.flock(file, fcntl.LOCK_UN)
+        file.close()
+
+
+def _made_if_need_be(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | os.O_NONBLOCK, 0o644)  # of a pipe in its place no writer is awaited

@@ -19,10 +19,10 @@ import pytest
 from audit.errors import StoreBusy, StoreRefused, StoreUnavailable
 from audit.events.event import Event, make_event
 from audit.events.payloads import StoreFacts
-from audit.store import engine
+from audit.store import engine, turns
 from audit.store.append import append
 from audit.store.engine import AuditStore, close_stores, make_store, open_store
-from audit.store.turns import TURN, Line, Waiter, turn
+from audit.store.turns import TURN, Line, Place, Waiter, turn
 from tests.stores import as_superuser, in_a_file, on_a_server, rows
 
 THREADS = 8
@@ -243,6 +243,56 @@ def test_threads_that_are_interrupted_anywhere_leave_nobody_hanging(
     assert append(store, [an_event()]) == 1
 
 
+def test_a_leader_that_ends_before_it_hands_over_is_replaced_and_may_come_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if an interruption struck between any two of its last steps."""
+    monkeypatch.setattr(turns, "LOOK_SECONDS", 0.05)
+    line, done = Line(), []
+    leads, go = threading.Event(), threading.Event()
+
+    def struck(_: Sequence[Waiter]) -> None:
+        vars(line).pop("_surely_leave")
+        raise KeyboardInterrupt
+
+    vars(line)["_surely_leave"] = struck
+
+    def serve(group: Sequence[Waiter]) -> None:
+        leads.set()
+        go.wait(60)
+        for waiter in group:
+            waiter.added = 1
+
+    def put() -> None:
+        with suppress(KeyboardInterrupt):
+            done.append(line.put([an_event()], serve))
+        done.append(line.put([an_event()], serve))
+
+    threads = [threading.Thread(target=put, daemon=True) for _ in range(4)]
+    threads[0].start()
+    assert leads.wait(60)
+    for thread in threads[1:]:
+        thread.start()
+    until(lambda: len(line) == 3)
+    go.set()
+    for thread in threads:
+        thread.join(60)
+
+    assert not any(thread.is_alive() for thread in threads), "somebody hangs"
+    assert done == [1] * 7
+
+
+def test_a_turn_that_nobody_gave_back_is_given_back_with_its_place(tmp_path: Path) -> None:
+    mine, other = Place(tmp_path / "x"), Place(tmp_path / "x")
+    assert mine.reached_within(0)
+    assert mine.reached_within(0), "who comes back to it has it"
+    assert not other.reached_within(0)
+
+    del mine
+
+    assert other.reached_within(60)
+
+
 def test_a_signal_handler_that_appends_in_the_middle_of_an_append_does_not_hang(store: AuditStore) -> None:
     refused: list[StoreBusy] = []
 
@@ -326,8 +376,9 @@ def test_the_turn_goes_to_one_after_the_other(tmp_path: Path) -> None:
 
     def work(_: int) -> None:
         nonlocal count
+        place = Place(tmp_path / "x")
         for _ in range(20):
-            with turn(tmp_path / "x", 60):
+            with turn(place, 60):
                 found = count
                 os.sched_yield()
                 count = found + 1
