@@ -31,7 +31,8 @@ Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 def tell(events: Sequence[Event]) -> None:
     """Write each event's line to the file and, inside a run that it belongs to, to the run's own log."""
     if file := _file(settings()):
-        file.emit(_record("\n".join(map(_line, events))))
+        now = timestamp(datetime.now(UTC))
+        file.emit(_record("\n".join(_line(event, now) for event in events)))
     if any(event.of_a_run for event in events) and (logger := _run_logger()):
         for event in events:
             if event.of_a_run:
@@ -39,9 +40,9 @@ def tell(events: Sequence[Event]) -> None:
                 logger.log(level, "%s · %s · event %s", event.type, event.subject, event.id)
 
 
-def _line(event: Event) -> str:
+def _line(event: Event, now: str) -> str:
     shown = {name: value for name in _SHOWN if (value := getattr(event, name)) is not None}
-    about = {"timestamp": timestamp(datetime.now(UTC)), "level": event.severity, "event": event.type}
+    about = {"timestamp": now, "level": event.severity, "event": event.type}
     return orjson.dumps(about | shown, option=orjson.OPT_SORT_KEYS).decode()
 
 
