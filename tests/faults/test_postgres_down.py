@@ -6,6 +6,7 @@ import secrets
 import shutil
 import signal
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,17 @@ def log(server: Server, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     close_stores()
 
 
+def three_writers(log: Log, mother: Mother) -> AbstractContextManager[None]:
+    """Of two threads each, who try again at once."""
+    return ended_at_last(
+        *(mother.start("write", witness=log.witness(), shares=[FOR_EVER] * 2, retry_seconds=0) for _ in range(3))
+    )
+
+
 def test_a_server_that_crashes_while_many_write_loses_nothing(
     log: Log, server: Server, mother: Mother, chance: random.Random
 ) -> None:
-    writers = [mother.start("write", witness=log.witness(), shares=[FOR_EVER] * 2, retry_seconds=0) for _ in range(3)]
-    with ended_at_last(*writers):
+    with three_writers(log, mother):
         for _ in range(CRASHES):
             log.until_told(chance.randint(50, 200))
             server.crash()
@@ -56,8 +63,7 @@ def test_a_server_that_crashes_while_many_write_loses_nothing(
 def test_a_connection_that_is_killed_while_it_writes_loses_nothing(
     log: Log, server: Server, mother: Mother, chance: random.Random
 ) -> None:
-    writers = [mother.start("write", witness=log.witness(), shares=[FOR_EVER] * 2, retry_seconds=0) for _ in range(3)]
-    with ended_at_last(*writers):
+    with three_writers(log, mother):
         for _ in range(CRASHES):
             log.until_told(chance.randint(50, 200))
             wait_until(lambda: bool(server.serving()), "a writer is connected")
