@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -173,7 +174,13 @@ class Machine:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def ask(self, path: str, **what: Any) -> Any:
-        return httpx.post(f"{self.api}/{path}", json=what, trust_env=False, timeout=30).raise_for_status().json()
+        """Again where the server is busy, as Prefect's own client does."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            answer = httpx.post(f"{self.api}/{path}", json=what, trust_env=False, timeout=30)
+            if answer.status_code != 503 or time.monotonic() > end:
+                return answer.raise_for_status().json()
+            time.sleep(1)
 
     def get(self, path: str) -> Any:
         return httpx.get(f"{self.api}/{path}", trust_env=False, timeout=30).raise_for_status().json()
