@@ -1,6 +1,6 @@
 """What monitoring and maintenance found, in the words of a message."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from audit.events.payloads import AnomalyFacts, called
 from audit.spec.model import Spec
@@ -46,7 +46,7 @@ def anomaly_finding(verdict: AnomalyVerdict, spec: Spec) -> Finding | None:
                     f"({shown(one.low)} to {shown(one.high)}, by {one.history} earlier windows)"
                     for one in verdict.found
                 ),
-                "Nothing retrains for it. Look whether the source is whole; if it was not, mend it and score again.",
+                *_what_to_do(verdict.found),
             ]
         ),
         severity="warning",
@@ -66,6 +66,13 @@ def maintenance_finding(checks: Sequence[Check], spec: Spec) -> Finding | None:
         body="\n".join(f"{check.name}: {check.detail}" for check in wrong),
         severity="error",
     )
+
+
+def _what_to_do(found: Sequence[AnomalyFacts]) -> Iterator[str]:
+    if any(one.what != "seconds" for one in found):
+        yield "Nothing retrains for it. Look whether the source is whole; if it was not, mend it and score again."
+    if any(one.what == "seconds" for one in found):
+        yield "The run took so long, not the decisions: look at its log, and what else its machine had to do."
 
 
 def _named(found: Sequence[AnomalyFacts]) -> str:

@@ -82,7 +82,8 @@ def look_for_drift(spec: Spec, decided: known.Decided) -> DriftVerdict:
 def look_for_anomalies(spec: Spec, decided: known.Decided) -> None:
     """The figures of these decisions against those of earlier ones."""
     verdict = check_anomalies(decided.decisions, spec, decided.window)
-    tell(anomaly_finding(verdict, spec), "anomaly", spec, decided.window)
+    if verdict.compared:  # else nothing is known to be over either
+        tell(anomaly_finding(verdict, spec), "anomaly", spec, decided.window)
 
 
 def look_back(spec: Spec, due: Sequence[known.Decided]) -> list[PerformanceVerdict]:

@@ -31,6 +31,10 @@ TOO_MANY = 429
 TALKATIVE = ("apprise", "urllib3.connectionpool", "httpx")  # loggers that quote addresses, the latter whole
 DEFAULT = "default"
 
+SOCKET = "Socket Exception:"  # how apprise begins what a mail server said
+
+_level_lock = threading.Lock()
+_level: dict[str, int] = {}  # `before`, while apprise says more than it did
 _said: dict[int, list[str]] = {}  # by thread, what apprise says while it sends
 
 
@@ -213,10 +217,12 @@ def _failure(said: str) -> Failure:
     """What apprise said of a failure, in our words: a status, silence, or a message that it could not make."""
     if status := re.search(r"error=(\d{3})\b", said):
         return _answered(int(status[1]))
-    if re.search(r"(?i)connection error|timed? ?out", said):
-        return Failure("no answer", again=True)
     if re.search(r"(?i)sending email", said):
         return Failure("the mail server refused it", again=True)
+    if re.search(rf"{SOCKET} \(53\d,|AUTH .*not supported", said):  # apprise calls it a connection error
+        return Failure("the mail server refused the login")
+    if re.search(r"(?i)connection error|timed? ?out", said):
+        return Failure("no answer", again=True)
     if re.search(r"(?i)template", said):
         return Failure("its template cannot be used")
     return Failure("apprise could not send it", again=True)
@@ -234,17 +240,33 @@ def _unheard() -> Iterator[list[str]]:
     for name in TALKATIVE:
         logging.getLogger(name).addFilter(_kept)
     here = threading.get_ident()
-    said = _said[here] = []
+    with _level_lock:
+        said = _said[here] = []
+        _hear_all()
     try:
         yield said
     finally:
-        del _said[here]
+        with _level_lock:
+            del _said[here]
+            _hear_all()
+
+
+def _hear_all() -> None:
+    """Why a login failed apprise says for debugging only; so it says all as long as somebody here listens."""
+    log = logging.getLogger("apprise")
+    if _said and "before" not in _level:
+        _level["before"] = log.level
+        log.setLevel(logging.DEBUG)
+    elif not _said:
+        log.setLevel(_level.pop("before"))
 
 
 def _kept(line: logging.LogRecord) -> bool:
     """One filter for all threads: the first of several that says no keeps the line from the others."""
     if line.name == "apprise" and line.thread in _said:
-        _said[line.thread].append(line.getMessage())
+        told = line.getMessage()
+        if line.levelno >= logging.WARNING or told.startswith(SOCKET):  # what else is for debugging quotes the message
+            _said[line.thread].append(told)
     return line.thread not in _said and not (_said and line.name == "apprise")
 
 

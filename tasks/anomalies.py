@@ -6,6 +6,7 @@ floor: figures that have not moved so far would else make an anomaly of the firs
 earlier windows nothing is said. It finds what is broken, half the rows or a doubled score, not what drifts.
 """
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,20 +30,26 @@ AS_LONG = 0.8  # a window this much shorter or longer than another is not compar
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The least spread of a figure: a share of its median, or an absolute value where that is more."""
+    """The least spread of a figure: a share of its median, or an absolute value where that is more; and `least`, below
+    which it cannot be."""
 
     relative: float = 0.0
     absolute: float = 0.0
+    least: float = 0.0
 
 
 FIGURES = {
     "rows": Floor(relative=0.1),
     "failed_share": Floor(absolute=0.002),
     "mean_score": Floor(relative=0.1, absolute=0.01),
+    "score_p10": Floor(relative=0.08, absolute=0.04),
+    "score_p50": Floor(relative=0.08, absolute=0.04),
+    "score_p90": Floor(relative=0.08, absolute=0.04),
     "positive_share": Floor(relative=0.2, absolute=0.03),  # the tail of the scores moves most with the seasons
     "seconds": Floor(relative=1.0, absolute=1.0),  # machines are shared
 }
-NUMBER = Floor(relative=0.1)  # of a mean score that is no probability: it may be of any size
+SCORES = ("mean_score", "_p10", "_p50", "_p90")
+NUMBER = Floor(relative=0.1, least=-math.inf)  # of a score that is no probability: it may be of any size
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,11 @@ class AnomalyVerdict(BaseModel):
     events: tuple[str, ...]
     history: int  # earlier windows
 
+    @property
+    def compared(self) -> bool:
+        """Whether there were enough of them to say anything."""
+        return self.history >= ENOUGH
+
 
 def usual(history: Sequence[float], floor: Floor) -> Usual | None:
     """The range that `history` makes likely, or None where it is too short to say."""
@@ -75,7 +87,7 @@ def usual(history: Sequence[float], floor: Floor) -> Usual | None:
     median = statistics.median(history)
     deviation = TO_DEVIATION * statistics.median(abs(value - median) for value in history)
     width = FACTOR * max(deviation, floor.relative * abs(median), floor.absolute)
-    return Usual(median, median - width, median + width, len(history))
+    return Usual(median, max(median - width, floor.least), median + width, len(history))
 
 
 def figures(scored: Mapping[str, Any], seconds: float | None) -> dict[str, float]:
@@ -85,6 +97,7 @@ def figures(scored: Mapping[str, Any], seconds: float | None) -> dict[str, float
         "rows": float(rows),
         "failed_share": failed / rows,
         "mean_score": scored.get("mean_score"),
+        **{f"score_{one['name']}": one["value"] for one in scored.get("scores", ())},
         "positive_share": _positive_share(scored),
         "seconds": seconds,
     }
@@ -93,7 +106,7 @@ def figures(scored: Mapping[str, Any], seconds: float | None) -> dict[str, float
 
 def floor_of(figure: str, kind: TargetKind) -> Floor:
     """The least spread of a figure, for scores of a target of this kind."""
-    return NUMBER if (figure, kind) == ("mean_score", "regression") else FIGURES[figure]
+    return NUMBER if kind == "regression" and figure.endswith(SCORES) else FIGURES[figure]
 
 
 @task(task_run_name=frames.run_name("anomalies {spec.name} {window}"))

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
     Table = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
+QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 DIGITS = 9  # of a mean; what lies beyond hangs on the order in which scores are added up
 CLASSES_TOLD = 50  # in the event, the most frequent; the others are counted as one
 FAILURES_TOLD = 100  # in the event; all of them stand in the decisions
@@ -216,9 +217,20 @@ def _facts(
         decisions=[Named(name=name, value=count) for name, count in counts[:CLASSES_TOLD]],
         others=sum(count for _, count in counts[CLASSES_TOLD:]),
         undecided=decisions["decision"].null_count() - failed,
-        mean_score=float(f"{mean:.{DIGITS}g}") if isinstance(mean, float) else None,
+        mean_score=_rounded(mean) if isinstance(mean, float) else None,
+        scores=_shape(decisions["score"]),
         threshold=spec.deciding_threshold(),
     )
+
+
+def _shape(scores: "pl.Series") -> list[Named]:
+    """What a mean does not show: scores that all became the same, or fell apart into two heaps."""
+    found = ((name, scores.quantile(share, "nearest")) for name, share in QUANTILES.items())
+    return [Named(name=name, value=_rounded(value)) for name, value in found if value is not None]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
 
 
 def _counts(decisions: "pl.DataFrame", spec: Spec) -> list[tuple[str, int]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import trustme
 from aiosmtpd.controller import Controller
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 Json = dict[str, Any]
 SILENCE = 0  # instead of a status: no answer at all
@@ -168,15 +168,24 @@ class MailServer:
 
 
 @contextmanager
-def mail_server(refusal: str | None = None) -> Iterator[tuple[MailServer, int]]:
-    """An SMTP server and its port."""
+def mail_server(refusal: str | None = None, password: str | None = None) -> Iterator[tuple[MailServer, int]]:
+    """An SMTP server and its port. With a `password` it offers a login, and takes that one only."""
     taking = MailServer(refusal)
-    controller = Controller(taking, hostname="127.0.0.1", port=_free_port())
+    login = {} if password is None else {"authenticator": _asks_for(password), "auth_require_tls": False}
+    controller = Controller(taking, hostname="127.0.0.1", port=_free_port(), **login)
     controller.start()
     try:
         yield taking, controller.port
     finally:
         controller.stop()
+
+
+def _asks_for(password: str) -> Callable[..., AuthResult]:
+    def authenticate(_server: SMTP, _session: Session, _envelope: Envelope, _how: str, given: Any) -> AuthResult:
+        right = isinstance(given, LoginPassword) and given.password == password.encode()
+        return AuthResult(success=right, handled=False)  # the server answers, not this
+
+    return authenticate
 
 
 class Quiet(BaseHTTPRequestHandler):

@@ -389,6 +389,7 @@ class ScoringFacts(Payload):
     others: int = 0  # decisions for classes that are not among those
     undecided: int = 0  # no class was probable enough
     mean_score: float | None = None
+    scores: list[Named] = Field(default_factory=list)  # their shape: p10, p50, p90
     threshold: float | None = None
     failures: list[RowFailure] = Field(default_factory=list)
     cause: str | None = None
@@ -443,7 +444,7 @@ class AnomalyFacts(Payload):
     """A figure of one run that is far from what this spec's own history makes likely."""
 
     spec: str
-    what: str  # rows, failed_share, mean_score, positive_share, seconds
+    what: str  # rows, failed_share, mean_score, score_p10, score_p50, score_p90, positive_share, seconds
     window: str | None = None
     value: float
     usual: float  # median of the history

@@ -5,11 +5,13 @@ from typing import Any
 
 import pytest
 
+from audit.spec.load import load_spec
 from audit.store import read
 from audit.store.engine import open_store
 from flows.maintenance import maintenance
+from tasks.alert import Finding, send_alert
 from tests.audit.recording.conftest import break_store, mend_store
-from tests.flows.conftest import UseCase
+from tests.flows.conftest import UseCase, loans
 
 
 def test_what_is_wrong_is_told_once_and_that_it_is_over(
@@ -23,6 +25,22 @@ def test_what_is_wrong_is_told_once_and_that_it_is_over(
         "✓ Recovered in loans: maintenance",
     ]
     assert (state.type.value, state.message) == ("COMPLETED", "all in order")
+
+
+def test_what_was_held_back_in_a_bad_night_is_told_by_the_next_maintenance(
+    home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
+) -> None:
+    bad = Finding(kind="scoring", title="rows of loans could not be scored", body="", severity="error", window=None)
+    for quiet in (360, 360, 0):
+        spec = load_spec(use_case.write(loans(), alerts={"to": ["default"], "quiet_minutes": quiet}).spec)
+        if quiet:
+            send_alert(bad, spec)
+    assert len(receiver) == 1
+
+    maintenance(use_case.spec, 0.0)
+
+    assert receiver[1]["title"].startswith("✗ 1 finding since ")
+    assert receiver[1]["title"].endswith(" not told before: scoring in loans")
 
 
 def test_with_the_store_away_the_run_completes_says_so_and_still_calls(

@@ -15,6 +15,7 @@ from flows.pipeline import pipeline
 from flows.scoring import scoring
 from flows.training import training
 from tests.flows.conftest import UseCase, loans, turned
+from tests.tasks.conftest import record_decisions
 
 APRIL = 91 * 12  # its first row
 NO_GATES = {"min_auc": None, "min_gain": None}
@@ -65,6 +66,62 @@ def test_drift_is_told_before_anything_else_is_looked_at_and_comes_first_as_a_re
     (requested,) = facts("retraining.requested")
     assert requested["cause"] == events("drift.detected")[0].id
     assert requested["reason"] == "drift detected in 2024-04: 3 of 3 watched columns"
+
+
+@pytest.mark.slow
+def test_that_a_model_does_well_again_is_told_where_its_decay_was(
+    home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
+) -> None:
+    spec = use_case.write(loans()).spec
+    training(spec)
+    scoring(spec)
+    use_case.write(turned(loans()))
+    monitoring(spec)
+    use_case.write(loans())
+    scoring(spec)
+
+    monitoring(spec)
+
+    assert [f["verdict"] for f in facts("performance.checked")] == ["decayed", "steady"]
+    assert [told["title"].partition(":")[0] for told in receiver] == [
+        "⚠ v1 of loans has decayed in 2024-04",
+        "✓ Recovered in loans",
+    ]
+    assert facts("alert.sent")[1]["of"] == "decay"
+
+
+def test_unusual_figures_are_told_and_that_it_is_over_but_not_where_nothing_was_compared(
+    home: Path, use_case: UseCase, receiver: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_case.write(loans(), performance={"delay_days": 36_500})  # no outcomes: that is another matter
+    training(use_case.spec)
+    scoring(use_case.spec)
+    (april,) = facts("predictions.scored")
+    positive = april["decisions"][0]["value"] / april["rows"]
+
+    def earlier(year: int, rows: int) -> None:
+        for month in range(1, 9):
+            as_now = {"mean": april["mean_score"], "positive": round(rows * positive)}
+            record_decisions("loans", Window.month(year, month), rows=rows, **as_now)
+
+    earlier(2022, rows=5_000)
+    scoring(use_case.spec, Window.month(2024, 4))
+    monitoring(use_case.spec, Window.month(2024, 4))
+    assert [told["title"] for told in receiver] == ["⚠ Unusual figures in loans, 2024-04: rows 360"]
+    assert "rows 360, usually 5,000 (2,500 to 7,500, by 8 earlier windows)" in receiver[0]["message"]
+    assert "Look whether the source is whole" in receiver[0]["message"]
+
+    earlier(2023, rows=360)
+    scoring(use_case.spec, Window.month(2024, 5))
+    with monkeypatch.context() as young:
+        young.setattr("tasks.anomalies.ENOUGH", 100)
+        monitoring(use_case.spec, Window.month(2024, 5))
+    assert len(receiver) == 1
+
+    earlier(2021, rows=360)
+    scoring(use_case.spec, Window.month(2024, 5))
+    monitoring(use_case.spec, Window.month(2024, 5))
+    assert [told["title"] for told in receiver][1:] == ["✓ Recovered in loans: anomaly 2024-05"]
 
 
 def test_outcomes_that_come_in_later_are_joined_to_the_decisions_of_then(home: Path, use_case: UseCase) -> None:

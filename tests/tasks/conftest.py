@@ -1,5 +1,6 @@
 """A small use case for stages that learn: loans, with text, numbers, missing values and a real pattern."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -87,6 +88,7 @@ def record_decisions(
     positive: int = 200,
     kind: TargetKind = "binary",
     decisions: dict[str, int] | None = None,
+    scores: Mapping[str, float] | None = None,
 ) -> DatasetVersion:
     """Put decisions on a window on record, as scoring does; so many `positive`, or what `decisions` counts."""
     segment = DatasetVersion(
@@ -104,6 +106,7 @@ def record_decisions(
         failed=failed,
         decisions=[Named(name=name, value=count) for name, count in counts.items()],
         mean_score=mean,
+        scores=[Named(name=name, value=value) for name, value in (scores or {}).items()],
         threshold=0.5,
     )
     record("predictions.scored", facts, subject=f"segment/{segment.name}/1")

@@ -41,6 +41,48 @@ def test_what_is_far_from_usual_is_found_and_a_season_is_not(home, loan_spec: Sp
     assert [event.id for event in recorded] == list(verdict.events)
 
 
+@pytest.mark.parametrize(
+    ("now", "found"),
+    [
+        ({"p10": 0.06, "p50": 0.31, "p90": 0.7}, []),
+        ({"p10": 0.3, "p50": 0.3, "p90": 0.3}, ["score_p10", "score_p90"]),
+        ({"p10": 0.01, "p50": 0.01, "p90": 0.99}, ["score_p50", "score_p90"]),
+        ({}, []),
+    ],
+    ids=["usual", "all the same", "two heaps", "not known"],
+)
+def test_scores_of_another_shape_are_found_though_their_mean_is_as_usual(
+    home, loan_spec: Spec, now: dict[str, float], found: list[str]
+) -> None:
+    for number, month in enumerate(MONTHS[:ENOUGH]):
+        scores = {"p10": 0.05, "p50": 0.3 + 0.01 * number, "p90": 0.68}
+        record_decisions(loan_spec.name, month, scores=scores)
+
+    verdict = check_anomalies.fn(record_decisions(loan_spec.name, NOW, scores=now), loan_spec, NOW)
+
+    assert [one.what for one in verdict.found] == found
+
+
+def test_windows_of_before_the_shape_was_kept_are_no_history_of_it(home, loan_spec: Spec) -> None:
+    history(loan_spec)
+
+    assert check_anomalies.fn(record_decisions(loan_spec.name, NOW, scores={"p50": 0.99}), loan_spec, NOW).found == ()
+
+
+def test_a_run_that_took_much_longer_is_found_and_no_figure_is_usual_below_zero(
+    home, loan_spec: Spec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = iter([*[4.0, 5.0, 4.5, 5.5, 5.0], 80.0])
+    for month in MONTHS[:ENOUGH]:
+        record_decisions(loan_spec.name, month)
+    now = record_decisions(loan_spec.name, NOW)
+    monkeypatch.setattr("tasks.anomalies.figures", lambda scored, _: figures(scored, next(took)))
+
+    (found,) = check_anomalies.fn(now, loan_spec, NOW).found
+
+    assert (found.what, found.value, found.usual, found.low) == ("seconds", 80.0, 5.0, 0.0)
+
+
 def test_with_too_little_history_nothing_is_said_but_that(home, loan_spec: Spec) -> None:
     history(loan_spec, ENOUGH - 1)
     verdict = check_anomalies.fn(record_decisions(loan_spec.name, NOW, rows=3), loan_spec, NOW)

@@ -88,6 +88,24 @@ def test_a_service_that_refuses_the_shape_is_no_delivery(outside: Internet, poin
     assert (came.error, came.attempts) == ("it answered 400", 1)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "error"),
+    [("right", None), ("another", "the mail server refused the login"), (None, "the mail server refused the login")],
+    ids=["taken", "rejected", "not offered"],
+)
+def test_a_login_that_a_mail_server_refuses_is_no_silence(
+    point: Callable[..., None], wanted: str | None, error: str | None
+) -> None:
+    with mail_server(password=wanted) as (server, port):
+        point(f"mailto://user:right@127.0.0.1:{port}?from=audit@example.org&to=oncall@example.org")
+
+        (came,) = deliver(MESSAGE, ["default"])
+
+    assert (came.error, came.attempts) == (error, 1)
+    assert len(server.received) == (0 if error else 1)
+    assert logging.getLogger("apprise").level == logging.NOTSET, "apprise goes on as talkative as it was"
+
+
 def test_mail_arrives_with_the_title_as_its_subject(point: Callable[..., None]) -> None:
     with mail_server() as (server, port):
         point(f"mailto://127.0.0.1:{port}?from=audit@example.org&to=oncall@example.org")

@@ -269,6 +269,10 @@ def test_a_number_is_decided_on_as_it_is_foretold(home, losses):
     facts = on_record(rows, model, spec)
     assert (facts.kind, facts.decisions, facts.threshold) == ("regression", [], None)
     assert facts.mean_score == pytest.approx(np.mean(expected))
+    shape = [np.quantile(expected, share, method="nearest") for share in (0.1, 0.5, 0.9)]
+    assert [(one.name, one.value) for one in facts.scores] == [
+        (name, pytest.approx(value)) for name, value in zip(("p10", "p50", "p90"), shape, strict=True)
+    ]
     assert in_a_line(facts) == f"400 decisions, mean {np.mean(expected):,.4g}, 0 failed"
     assert "threshold" not in for_people(facts, "0199")
 
