@@ -51,7 +51,8 @@ deploy: $(ready)
 automations: $(ready)
 	@$(api) $(bin)/python -m deployments.automations --yes $(if $(BLOCK),--block $(BLOCK))
 
-# The standard library's venv, then uv from the package index, then the lock: no tool is expected beforehand.
+# The standard library's venv, then uv from the package index, then the lock: no tool is expected beforehand. Prefect's
+# second UI asks an analytics host whatever is set; without its files the server does not offer it.
 $(ready): requirements.lock pyproject.toml
 	@echo "Making .venv (about 2 GB, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + ". Try: make PYTHON=python3.12 ...")'
@@ -59,6 +60,7 @@ $(ready): requirements.lock pyproject.toml
 	@$(bin)/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv
 	@$(bin)/python -m uv pip sync --quiet --compile-bytecode --no-cache --python $(bin)/python --require-hashes requirements.lock
 	@$(bin)/python -m uv pip install --quiet --no-cache --python $(bin)/python --no-deps --editable .
+	@rm -rf .venv/lib/python*/site-packages/prefect/server/ui-v2
 	@mkdir -p $(PREFECT_HOME)
 	@$(bin)/prefect server database upgrade -y >/dev/null
 	@touch $@

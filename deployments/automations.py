@@ -21,7 +21,7 @@ from rich.markup import escape
 from audit.errors import AuditError, SpecError, UserError
 from audit.recording.feed import PREFIX as EVENT
 from flows import _deployed as deployed
-from flows._deployed import OURS
+from flows._deployed import OURS, TELLS
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -196,7 +196,7 @@ def crashed(notify: "SendNotification") -> "AutomationCore":
     """A process that was killed tells nobody."""
     return _told_at_once(
         "Crashed",
-        f"{OURS}: tell of a crashed run",
+        f"{TELLS}crashed run",
         notify,
         "✗ Crashed: {{ flow_run.name }}",
         "Its process ended before the run did. One that fell silent is taken up again by itself; start any other again "
@@ -208,7 +208,7 @@ def late(notify: "SendNotification") -> "AutomationCore":
     """A run that no worker took has no process at all."""
     return _told_at_once(
         "Late",
-        f"{OURS}: tell of a late run",
+        f"{TELLS}late run",
         notify,
         "⚠ Late: {{ flow_run.name }}",
         "No worker has taken it. Is a worker running for its work pool, and is the pool not paused?",
@@ -220,7 +220,7 @@ def stuck_for(notify: "SendNotification", stuck: timedelta) -> "AutomationCore":
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
     return AutomationCore(
-        name=f"{OURS}: tell of a stuck run",
+        name=f"{TELLS}stuck run",
         description=f"Running or cancelling for {_hours(stuck)}.",
         trigger=EventTrigger(
             posture=Posture.Proactive,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("audit")
 
 OURS = "prefect-audit"  # tag of every deployment of ours; automations of ours have it before their name
+TELLS = f"{OURS}: tell of a "  # how automations that tell people are called
 GONE = "gone"
 _SHOWN_OF_DEPLOYMENT = (
     "entrypoint", "description", "paused", "tags", "version", "concurrency_options", "work_pool_name",

@@ -9,6 +9,7 @@ from audit import flow
 from audit.spec.load import load_spec
 from flows._deployed import note_deployed
 from flows._findings import maintenance_finding
+from flows._read_back import note_messages
 from flows._runs import SHIPPED, run_name, tell_of_completion, tell_of_failure
 from tasks.alert import send_summary, tell
 from tasks.upkeep import look_after
@@ -32,6 +33,7 @@ def maintenance(spec_file: str = SHIPPED, min_free_gb: float = 1.0) -> State[Any
     spec = load_spec(spec_file)  # not `begin`, which reads the store: that may be what is wrong
     send_summary(spec)
     note_deployed(spec.name)
+    note_messages(spec.name)
     checks = look_after(spec, min_free_gb)
     tell(maintenance_finding(checks, spec), "maintenance", spec)
     wrong = [check.name for check in checks if check.calls]

@@ -103,6 +103,12 @@ def test_images_are_pinned_by_version(final_image):
     assert [image for image in foreign | built_on if not re.fullmatch(r"[a-z]+:\d+(\.\d+)+[\w-]*", image)] == []
 
 
+def test_the_ui_that_asks_an_analytics_host_is_neither_here_nor_in_the_image():
+    second = Path(prefect.__ui_v2_static_path__)
+    assert not second.exists()
+    assert f"rm -r /opt/venv/lib/python3.11/site-packages/{'/'.join(second.parts[-3:])}\n" in TEXT["Dockerfile"]
+
+
 def test_the_image_has_the_python_that_the_locks_are_made_for():
     asked = re.search(r"--python-version (\S+)", (CLONE / "Makefile").read_text())
     assert f"python:{asked[1]}." in TEXT["Dockerfile"]

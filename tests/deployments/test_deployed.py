@@ -26,13 +26,15 @@ from prefect.states import Completed, Running
 from rich.console import Console
 
 from audit import flow, record
-from audit.events.payloads import DriftFacts, Used
+from audit.events.payloads import DriftFacts, OutcomeFacts, Used
 from audit.settings import settings
 from audit.store import read
 from audit.store.engine import open_store
 from deployments.automations import bring_in_line, retrainings
 from deployments.where import CLONE
 from flows import _deployed as deployed
+from flows._read_back import note_messages
+from flows.maintenance import maintenance
 from tests.deployments.test_prefect_yaml import CONTAINED, HERE
 from tests.deployments.test_server import until
 from tests.deployments.visits import SPEC, write_visits
@@ -250,7 +252,9 @@ def test_automations_are_brought_in_line_once_and_what_differs_is_named(client: 
     assert "Nothing of this was done" in plan
     assert brought(client, only_plan=True) == plan, "a plan changes nothing"
 
+    deployed.note_deployed("flights")
     client.pause_automation(one.id)
+    assert deployed.note_deployed("flights") == [f"automation {one.name}"], "it is on record that somebody did"
     assert "switched off, and left so" in brought(client)
     names = {a.name: a.enabled for a in deployed.automations(client)}
     assert "prefect-audit: of an earlier version" not in names and "somebody's own" in names
@@ -267,7 +271,7 @@ def test_a_finding_of_a_deployed_monitoring_run_starts_one_training_for_it(clien
     causes = run_as("monitoring/monitoring-docker", finds, client)
     until(lambda: trained(1), 30)
     by_itself = run_as("pipeline/pipeline-docker", composed, client)
-    causes += run_as("monitoring/monitoring-docker", finds, client)
+    causes += run_as("monitoring/monitoring-docker", finds_decay, client)
     until(lambda: trained(2), 30)
     until(seconds_pass(3), 10)
 
@@ -297,6 +301,34 @@ def test_people_are_told_of_late_stuck_and_crashed_runs(
     assert f"/flow-run/{stuck.id}" in got[-1]["message"]
     assert "Alice" not in json.dumps(got)
 
+    told_by_itself = {(f"Late: {late.name}", "late"), (f"Stuck: {stuck.name}", "stuck")}
+    told_by_itself.add((f"Crashed: {stuck.name}", "crashed"))
+    until(lambda: noted_by_then() >= told_by_itself, 60)
+    assert note_messages("flights") == [], "each is on record once"
+    assert note_messages("another") == []
+    (crash,) = (e for e in read.events(open_store(), types=("alert.sent",)) if e.payload["kind"] == "crashed")
+    assert (crash.subject, crash.payload["to"]) == (f"flow-run/{stuck.id}", "slack-webhook/prefect-audit")
+
+
+def test_a_message_of_the_servers_that_did_not_arrive_is_on_record_and_called_out(client: SyncPrefectClient) -> None:
+    with webhook(404) as receiver:
+        SlackWebhook(url=receiver.url()).save("prefect-audit", overwrite=True)
+        brought(client)
+        late = client.create_flow_run_from_deployment(deployed.deployments(client)["scoring/scoring-kubernetes"].id)
+        until(lambda: bool(receiver.received), 60)
+
+        until(lambda: "alerts" in str(maintenance(**FLIGHTS, min_free_gb=0.0, return_state=True).message), 60)
+
+    (failed,) = (e for e in read.events(open_store(), types=("alert.failed",)) if late.name in e.payload["title"])
+    assert (failed.severity, failed.payload["kind"]) == ("error", "late")
+    assert failed.payload["to"] == "slack-webhook/prefect-audit"
+    assert failed.payload["error"] == "Prefect's server could not send it"
+
+
+def noted_by_then() -> set[tuple[str, str]]:
+    note_messages("flights")
+    return {(e.payload["title"], e.payload["kind"]) for e in read.events(open_store(), types=("alert.sent",))}
+
 
 @flow(name="monitoring")
 def finds(spec_file: str) -> list[str]:
@@ -307,6 +339,17 @@ def finds(spec_file: str) -> list[str]:
         share=1.0, rule="any", detected=True,
     )  # fmt: skip
     return [record("drift.detected", facts, subject=f"dataset/flights/features/{number}") for number in (1, 2)]
+
+
+@flow(name="monitoring")
+def finds_decay(spec_file: str) -> list[str]:
+    """As monitoring does whose model does worse."""
+    data = Used(name="d", kind="dataset", of="flights/decisions", version=1, address="a", digest="d")
+    facts = OutcomeFacts(
+        spec="flights", model=data, decisions=data, outcomes=data, rows=1, known=1, metrics=[], baseline=[], rule="any",
+        verdict="decayed", seed=0,
+    )  # fmt: skip
+    return [record("performance.decayed", facts, subject="segment/flights/decisions/1")]
 
 
 @flow(name="pipeline")

@@ -1,5 +1,6 @@
 """What our flows tell people of, each kind once, and how soon; the runs come to what they would have come to."""
 
+import importlib
 import multiprocessing
 import time
 from datetime import datetime
@@ -46,6 +47,28 @@ def test_a_life_is_told_kind_by_kind_and_that_it_is_well_again(
         "⚠ v2 of loans was not promoted: 1 gate failed",
         "✗ 5 of 360 rows of loans, April 2024 could not be scored (1.4%)",
     ]
+
+
+class Killed(BaseException):
+    """What ends a process, and no run."""
+
+
+@pytest.mark.parametrize("name", ["training", "scoring", "monitoring", "pipeline", "maintenance"])
+def test_a_run_that_crashes_tells_of_itself(
+    home: Path, use_case: UseCase, receiver: Received, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def killed(*_: object) -> None:
+        raise Killed
+
+    module = importlib.import_module(f"flows.{name}")
+    monkeypatch.setattr(module, "load_spec" if name == "maintenance" else "begin", killed)
+
+    with pytest.raises(Killed):
+        getattr(module, name)(use_case.spec)
+
+    (message,) = receiver
+    assert message["title"].startswith(f"✗ Failed in loans: {name} loans")
+    assert [e.payload["about"] for e in told() if e.type == "alert.sent"] == [name]
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Running
 
-from audit import ModelVersion, flow
-from audit.events.payloads import Approver
+from audit import ModelVersion, flow, record
+from audit.events.payloads import ApprovalFacts, Approver, ColumnDrift, DriftFacts, Used, used
 from audit.recording import registry
 from audit.recording.registry import Answer
 from audit.spec.load import load_spec
@@ -32,6 +32,7 @@ from audit.store import read
 from audit.store.engine import open_store
 from flows import _approval as approval
 from flows.pipeline import pipeline
+from tasks.approval import for_people
 from tasks.register import promote, register
 from tests.flows.conftest import UseCase, an_evaluation, loans
 
@@ -74,6 +75,34 @@ def test_a_pipeline_waits_in_its_training_and_goes_on_with_the_answer(home: Path
     assert "| auc |" in page
     assert "| region=north |" in page
     assert scored() == 1
+
+
+def test_the_page_shows_the_candidate_beside_the_champion_and_what_drifted_most(home: Path) -> None:
+    data = Used(name="d", kind="dataset", of="loans/features", version=1, address="a", digest="d")
+    columns = [
+        ColumnDrift(name=name, method="wasserstein", score=score, threshold=0.2, drifted=score > 0.2)
+        for name, score in {"age": 0.1, "debt": 0.41, "income": 0.92}.items()
+    ]
+    drift = DriftFacts(
+        spec="loans", window="2024-04", reference=data, current=data, sample_rows=1, seed=0, columns=columns,
+        watched=3, drifted=2, share=0.67, rule="half", detected=True,
+    )  # fmt: skip
+    evaluation = an_evaluation(champion=ModelVersion(name="loans", version=1, address="a", digest="d"))
+    facts = ApprovalFacts(
+        spec="loans", model=used("model", evaluation.model), version=2, champion=1, reason="1 of 1 gates held",
+        cause=record("drift.detected", drift, subject="dataset/loans/features/1"),
+        answer_by="2024-05-02T10:00:00.000000Z", unanswered="awaiting",
+    )  # fmt: skip
+
+    lines = for_people(facts, evaluation).splitlines()
+
+    assert lines[0].startswith("**loans v2** is to replace v1: 1 of 1 gates held.")
+    assert "because of drift.detected in 2024-04: 2 of 3 watched columns" in lines[0]
+    assert "| metric | v2 | v1 | difference |" in lines
+    assert "| auc | 0.710 | 0.699 | +0.011 [+0.004, +0.018] |" in lines
+    drifted = [line for line in lines if line.startswith(("| income", "| debt", "| age"))]
+    assert drifted == ["| income | 0.920 | 0.200 |", "| debt | 0.410 | 0.200 |"]
+    assert lines[-1] == "Decide by 2024-05-02 10:00 UTC; after that it goes on waiting, for `audit approve`."
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,12 @@ def test_a_run_of_the_deployments_own_parameters_needs_no_typing(ui: PrefectPage
     assert ui.wait_for(*ENDED, seconds=A_RUN) == "Completed"
 
 
+def test_no_other_ui_is_offered_for_the_newer_one_asks_an_analytics_host(ui: PrefectPages) -> None:
+    ui.open_deployment("maintenance")
+    assert server.get(f"{ui.url}/ui-settings").raise_for_status().json()["available_uis"] == ["v1"]
+    assert ui.page.get_by_text("V2").count() == 0
+
+
 def test_the_page_of_a_run_names_window_model_and_steps(ui: PrefectPages, life: Life, screenshot: Screenshot) -> None:
     ui.open_run(life.training)
     assert ui.run().name == "training loans 2024-01…2024-03"
