@@ -32,6 +32,8 @@ TALKATIVE = ("apprise", "urllib3.connectionpool", "httpx")  # loggers that quote
 DEFAULT = "default"
 
 SOCKET = "Socket Exception:"  # how apprise begins what a mail server said
+LOGIN = rf"{SOCKET} (\(53\d, |SMTP AUTH .*not supported|No suitable authentication method)"
+ENCRYPTION = rf"{SOCKET} (STARTTLS .*not supported|\[SSL: (WRONG_VERSION_NUMBER|CERTIFICATE_VERIFY_FAILED))"
 
 _level_lock = threading.Lock()
 _level: dict[str, int] = {}  # `before`, while apprise says more than it did
@@ -217,15 +219,27 @@ def _failure(said: str) -> Failure:
     """What apprise said of a failure, in our words: a status, silence, or a message that it could not make."""
     if status := re.search(r"error=(\d{3})\b", said):
         return _answered(int(status[1]))
-    if re.search(r"(?i)sending email", said):
-        return Failure("the mail server refused it", again=True)
-    if re.search(rf"{SOCKET} \(53\d,|AUTH .*not supported", said):  # apprise calls it a connection error
-        return Failure("the mail server refused the login")
+    if (mail := _mail_failure(said)) is not None:
+        return mail
     if re.search(r"(?i)connection error|timed? ?out", said):
         return Failure("no answer", again=True)
     if re.search(r"(?i)template", said):
         return Failure("its template cannot be used")
     return Failure("apprise could not send it", again=True)
+
+
+def _mail_failure(said: str) -> Failure | None:
+    """The same of a mail server. What it said, for good where it begins with a 5 (RFC 5321, 4.2.1), apprise calls a
+    connection error, unless it was said of the mail itself."""
+    if re.search(r"(?i)sending email", said):
+        return Failure("the mail server refused it", again=set(re.findall(r"\((\d)\d\d, ", said)) != {"5"})
+    if re.search(LOGIN, said):
+        return Failure("the mail server refused the login")
+    if re.search(ENCRYPTION, said):
+        return Failure("no encrypted connection to the mail server could be made")
+    if status := re.search(rf"{SOCKET} \((\d)\d\d, ", said):
+        return Failure("the mail server refused it", again=status[1] != "5")
+    return None
 
 
 def _answered(status: int) -> Failure:

@@ -5,6 +5,7 @@ asked for with a certificate of its own authority, which only the test trusts.
 """
 
 import json
+import re
 import ssl
 import threading
 import time
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import trustme
 from aiosmtpd.controller import Controller
@@ -119,24 +120,106 @@ def internet(folder: Path, hosts: "dict[str, Callable[[str, Json], tuple[int, by
 
 
 def slack(path: str, body: Json) -> tuple[int, bytes]:
-    """An incoming webhook: text, blocks or attachments, else 400.
+    """An incoming webhook: a text, blocks, or attachments of which each has a text, a fallback or blocks; else 400.
 
-    docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
+    docs.slack.dev/messaging/sending-messages-using-incoming-webhooks, and its references of blocks and attachments
     """
-    parts = [body.get("text"), *body.get("blocks", []), *body.get("attachments", [])]
-    ok = path.startswith("/services/") and any(parts) and all("text" in a for a in body.get("attachments", []))
+    attached = body.get("attachments", [])
+    ok = (
+        re.fullmatch(r"/services/\w+/\w+/\w+", path)
+        and body.keys() <= SLACK_MESSAGE
+        and _all_texts(body, "text")
+        and _all_of(attached, 100, _is_attachment)
+        and _all_of(body.get("blocks", []), 50, _is_block)
+        and (body.get("text") or body.get("blocks") or attached)
+    )
     return (200, b"ok") if ok else (400, b"invalid_payload")
 
 
-def teams(path: str, body: Json) -> tuple[int, bytes]:
-    """A workflow "when a Teams webhook request is received": a message with adaptive cards, else 400.
+SLACK_MESSAGE = {
+    "text", "blocks", "attachments", "thread_ts", "mrkdwn", "unfurl_links", "unfurl_media",
+    "channel", "username", "icon_url", "icon_emoji",
+}  # fmt: skip
+ATTACHMENT_TEXTS = {
+    "author_icon", "author_link", "author_name", "color", "fallback", "footer", "footer_icon", "image_url",
+    "pretext", "text", "thumb_url", "title", "title_link",
+}  # fmt: skip
+BLOCKS = ("actions", "context", "divider", "file", "header", "image", "input", "markdown", "rich_text", "section")
 
-    learn.microsoft.com/connectors/teams; Microsoft has retired the connectors of before, which took MessageCards.
+
+def _is_attachment(attachment: Json) -> bool:
+    return (
+        attachment.keys() <= ATTACHMENT_TEXTS | {"blocks", "fields", "mrkdwn_in", "ts"}
+        and _all_texts(attachment, *ATTACHMENT_TEXTS)
+        and isinstance(attachment.get("ts", 0), int | float)
+        and len(attachment.get("footer", "")) <= 300
+        and _all_of(attachment.get("fields", []), 100, lambda field: _all_texts(field, "title", "value"))
+        and _all_of(attachment.get("blocks", []), 50, _is_block)
+        and any(attachment.get(part) for part in ("text", "fallback", "blocks"))
+    )
+
+
+def _is_block(block: Json) -> bool:
+    text, fields = block.get("text"), block.get("fields", [])
+    match block.get("type"):
+        case "header":
+            return _is_text(text, 150, "plain_text")
+        case "section":
+            is_text = text is None or _is_text(text, 3_000, "plain_text", "mrkdwn")
+            return bool(text or fields) and is_text and _all_of(fields, 10, lambda f: _is_text(f, 2_000, f["type"]))
+        case "context":
+            return bool(block.get("elements")) and _all_of(block["elements"], 10, lambda element: "type" in element)
+        case "image":
+            return bool(block.get("alt_text")) and bool(block.get("image_url") or block.get("slack_file"))
+        case other:
+            return other in BLOCKS
+
+
+def _is_text(text: Any, most: int, *types: str) -> bool:
+    is_one = isinstance(text, dict) and text.get("type") in types and isinstance(text.get("text"), str)
+    return is_one and 0 < len(text["text"]) <= most
+
+
+def _all_texts(found: Json, *names: str) -> bool:
+    return all(isinstance(found.get(name, ""), str) for name in names)
+
+
+def _all_of(found: Any, most: int, right: Callable[[Json], bool]) -> bool:
+    """Whether it is a list of no more than so many objects, each as it should be."""
+    return isinstance(found, list) and len(found) <= most and all(isinstance(one, dict) and right(one) for one in found)
+
+
+def teams(path: str, body: Json) -> tuple[int, bytes]:
+    """A workflow "when a Teams webhook request is received": a message of at most 28 KB with adaptive cards, else 400.
+
+    learn.microsoft.com/connectors/teams, adaptivecards.io/explorer; Microsoft has retired the connectors of before,
+    which took MessageCards.
     """
-    attached = body.get("attachments", [])
-    cards = [a["content"] for a in attached if a["contentType"] == "application/vnd.microsoft.card.adaptive"]
-    ok = body.get("type") == "message" and cards and all(c["type"] == "AdaptiveCard" and c["body"] for c in cards)
+    ok = (
+        re.match(r"/workflows/\w+/triggers/\w+/paths/invoke\?.*\bsig=", path)
+        and body.get("type") == "message"
+        and len(json.dumps(body)) <= 28 * 1_024
+        and body.get("attachments")
+        and _all_of(body["attachments"], 10, _holds_a_card)
+    )
     return (202, b"") if ok else (400, b"")
+
+
+def _holds_a_card(attachment: Json) -> bool:
+    card = attachment.get("content")
+    return (
+        attachment.get("contentType") == "application/vnd.microsoft.card.adaptive"
+        and isinstance(card, dict)
+        and card.get("type") == "AdaptiveCard"
+        and bool(re.fullmatch(r"1\.\d", str(card.get("version"))))
+        and bool(card.get("body"))
+        and _all_of(card["body"], 100, _is_element)
+    )
+
+
+def _is_element(element: Json) -> bool:
+    needs = {"TextBlock": "text", "Image": "url"}.get(str(element.get("type")), "type")
+    return isinstance(element.get(needs), str) and bool(element[needs])
 
 
 def pagerduty(path: str, body: Json) -> tuple[int, bytes]:
@@ -153,12 +236,24 @@ def pagerduty(path: str, body: Json) -> tuple[int, bytes]:
     return (202, b'{"status": "success", "message": "Event processed", "dedup_key": "x"}') if ok else (400, b"{}")
 
 
+Refuses = Literal["RCPT", "DATA"]
+
+
 @dataclass
 class MailServer:
-    """It takes mail, or refuses every message with `refusal`."""
+    """It takes mail, or refuses every message with `refusal`, when it hears whom or what it is for."""
 
     refusal: str | None = None
+    at: Refuses = "DATA"
+    asked: int = 0
     received: list[Envelope] = field(default_factory=list)
+
+    async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, to: str, options: list[str]) -> str:
+        self.asked += 1
+        if self.refusal and self.at == "RCPT":
+            return self.refusal
+        envelope.rcpt_tos.append(to)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         if self.refusal:
@@ -168,9 +263,11 @@ class MailServer:
 
 
 @contextmanager
-def mail_server(refusal: str | None = None, password: str | None = None) -> Iterator[tuple[MailServer, int]]:
+def mail_server(
+    refusal: str | None = None, *, at: Refuses = "DATA", password: str | None = None
+) -> Iterator[tuple[MailServer, int]]:
     """An SMTP server and its port. With a `password` it offers a login, and takes that one only."""
-    taking = MailServer(refusal)
+    taking = MailServer(refusal, at)
     login = {} if password is None else {"authenticator": _asks_for(password), "auth_require_tls": False}
     controller = Controller(taking, hostname="127.0.0.1", port=_free_port(), **login)
     controller.start()

@@ -1,19 +1,22 @@
 """A message reaches people where they are, in the shape that the service documents; or it is known why it did not."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from apprise.plugins.email import NotifyEmail
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from audit.settings import settings
 from tasks import _delivery as delivery
 from tasks._delivery import Message, deliver, known
 from tests import receivers
-from tests.receivers import DRIPS, SILENCE, Internet, internet, mail_server, webhook
+from tests.receivers import DRIPS, SILENCE, Internet, Refuses, internet, mail_server, webhook
 
 SECRET = "s3cr3t-t0ken"
 MESSAGE = Message("⚠ Drift in flights, August 2013", "dep_time 0.31 (0.12)\nwarning · event 0199", "warning")
@@ -27,6 +30,10 @@ URLS = {
     "teams": f"workflows://prod-01.westus.logic.azure.com:443/{'a' * 32}/{SECRET}",
     "pagerduty": f"pagerduty://{'k' * 32}@{SECRET}",
 }
+CARD = (
+    '{"type": "message", "attachments": [{"contentType": "application/vnd.microsoft.card.adaptive", "content": '
+    '{"type": "AdaptiveCard", "version": "1.4", "body": [{"type": "TextBlock", "text": "Drift"}]}}]}'
+)
 
 
 @pytest.fixture(autouse=True)
@@ -80,12 +87,70 @@ def test_pagerduty_is_told_how_grave_it_is(outside: Internet, point: Callable[..
     assert [posted.body["payload"]["severity"] for posted in outside.posted] == ["warning", "critical"]
 
 
-def test_a_service_that_refuses_the_shape_is_no_delivery(outside: Internet, point: Callable[..., None]) -> None:
-    point(URLS["pagerduty"])
+@pytest.mark.parametrize(
+    ("service", "template"),
+    [
+        ("pagerduty", None),
+        ("slack", '{"blocks": [{"type": "section"}]}'),
+        ("teams", CARD.replace('"version": "1.4", ', "")),
+    ],
+    ids=["too long", "no text", "no version"],
+)
+def test_a_service_that_refuses_the_shape_is_no_delivery(
+    service: str, template: str | None, outside: Internet, point: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "card.json").write_text(template or "")
+    point(f"{URLS[service]}?template={tmp_path / 'card.json'}" if template else URLS[service])
 
     (came,) = deliver(MESSAGE._replace(body="x" * 2_000), ["default"])
 
     assert (came.error, came.attempts) == ("it answered 400", 1)
+
+
+@pytest.mark.parametrize(
+    ("service", "wrong"),
+    [
+        ("slack", {"message": "no such part"}),
+        ("slack", {"text": ""}),
+        ("slack", {"text": ["a list"]}),
+        ("slack", {"attachments": "Drift"}),
+        ("slack", {"attachments": [{"title": "nothing else"}]}),
+        ("slack", {"attachments": [{"text": "Drift", "ts": "now"}]}),
+        ("slack", {"attachments": [{"text": "Drift", "colour": "red"}]}),
+        ("slack", {"attachments": [{"text": "Drift"}] * 101}),
+        ("slack", {"blocks": [{"type": "section"}]}),
+        ("slack", {"blocks": [{"type": "header", "text": {"type": "mrkdwn", "text": "*Drift*"}}]}),
+        ("slack", {"blocks": [{"type": "section", "text": {"type": "mrkdwn", "text": "x" * 3_001}}]}),
+        ("slack", {"text": "Drift", "blocks": [{"type": "no such"}]}),
+        ("teams", {"@type": "MessageCard", "text": "Drift"}),
+        ("teams", {"type": "message", "text": "Drift"}),
+        ("teams", {"type": "message", "attachments": [{"contentType": "text/plain", "content": "Drift"}]}),
+        ("teams", json.loads(CARD.replace("1.4", "four"))),
+        ("teams", json.loads(CARD.replace('"text": "Drift"', '"title": "Drift"'))),
+        ("teams", json.loads(CARD.replace("Drift", "x" * 30_000))),
+        ("pagerduty", {"routing_key": "k" * 32, "event_action": "trigger", "payload": {"summary": "Drift"}}),
+    ],
+)
+def test_our_services_refuse_what_is_not_as_documented(
+    service: str, wrong: dict[str, Any], outside: Internet, point: Callable[..., None]
+) -> None:
+    point(URLS[service])
+    deliver(MESSAGE, ["default"])
+    (posted,) = outside.posted
+    answer = HOSTS[posted.host]
+
+    assert answer(posted.path, posted.body)[0] in (200, 202)
+    assert answer(posted.path, wrong)[0] == 400
+    assert answer("/elsewhere", posted.body)[0] == 400
+
+
+def test_slack_is_told_in_blocks_where_its_address_asks_for_them(outside: Internet, point: Callable[..., None]) -> None:
+    point(f"{URLS['slack']}?blocks=yes")
+
+    (came,) = deliver(MESSAGE, ["default"])
+
+    assert came.error is None
+    assert outside.posted[0].body["attachments"][0]["blocks"][0]["type"] == "header"
 
 
 @pytest.mark.parametrize(
@@ -122,17 +187,31 @@ def test_mail_arrives_with_the_title_as_its_subject(point: Callable[..., None]) 
     assert "<br/>warning" in as_html
 
 
-@pytest.mark.parametrize("refusal", ["550 no such person", "451 try again later"])
-def test_a_mail_server_that_refuses_is_a_failure_to_deliver(
-    refusal: str, point: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mode", ["starttls", "ssl"])
+def test_a_mail_server_without_the_encryption_that_is_asked_for_is_no_silence(
+    mode: str, point: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(delivery, "RETRY_DELAYS_SECONDS", ())  # apprise itself lets 5 s pass between two mails
-    with mail_server(refusal) as (_, port):
+    with mail_server() as (_, port):
+        point(f"mailtos://127.0.0.1:{port}?from=audit@example.org&to=oncall@example.org&mode={mode}")
+
+        (came,) = deliver(MESSAGE, ["default"])
+
+    assert (came.error, came.attempts) == ("no encrypted connection to the mail server could be made", 1)
+
+
+@pytest.mark.parametrize("at", get_args(Refuses))
+@pytest.mark.parametrize(("refusal", "attempts"), [("550 no such person", 1), ("451 try again later", 2)])
+def test_a_mail_server_that_refuses_is_a_failure_to_deliver_for_good_or_for_now(
+    refusal: str, attempts: int, at: Refuses, point: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery, "RETRY_DELAYS_SECONDS", (0.0,))
+    monkeypatch.setattr(NotifyEmail, "request_rate_per_sec", 0.0)  # else 5 s pass between two mails
+    with mail_server(refusal, at=at) as (server, port):
         point(f"mailto://127.0.0.1:{port}?from=audit@example.org&to=oncall@example.org")
 
         (came,) = deliver(MESSAGE, ["default"])
 
-    assert came.error == "the mail server refused it"
+    assert (came.error, came.attempts, server.asked) == ("the mail server refused it", attempts, attempts)
 
 
 @pytest.mark.parametrize(
