@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 _prefect_home = tempfile.TemporaryDirectory(prefix="prefect-audit-tests-", ignore_cleanup_errors=True)
@@ -25,6 +26,10 @@ _GIVEN_ELSEWHERE = (
     "AUDIT_LOG_KEY_BLOCK", "AUDIT_RETENTION", "AUDIT_TSA_URL", "AUDIT_TSA_ROOTS", "AUDIT_WITNESSES",
     "AUDIT_PUBLISH_URL",
 )  # fmt: skip
+
+
+hypothesis.settings.register_profile("noisy machines", deadline=None)
+hypothesis.settings.load_profile("noisy machines")
 
 
 @pytest.fixture

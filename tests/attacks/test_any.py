@@ -25,7 +25,7 @@ OF_A_TYPE = {  # where a column takes no other
 
 
 @given(data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_change_of_one_row_goes_unseen(untouched: Victim, data: st.DataObject) -> None:
     before = contents(untouched.database)
     table = data.draw(st.sampled_from(sorted(before)), "table")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from prefect.cli.deploy._models import PrefectYamlModel
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -61,7 +61,6 @@ def test_monitoring_waits_for_the_scoring_of_its_own_spec_and_pool(model):
         assert trigger["name"].startswith("cancer-"), "two of one name in the UI's list"
 
 
-@settings(deadline=None)
 @given(st.lists(names, unique=True, min_size=2, max_size=4))
 def test_no_two_deployments_have_one_name(specs):
     cases = [Case(name, f"/data/{name}.yaml") for name in specs]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.artifacts import datasets, reports
@@ -90,7 +90,6 @@ def test_a_group_of_few_rows_and_all_beyond_the_largest_are_one() -> None:
     st.lists(st.none() | st.floats(-1e6, 1e6), min_size=1, max_size=50),
     st.lists(st.none() | st.integers(-20, 20), max_size=50),
 )
-@settings(deadline=None)
 def test_every_known_value_is_in_one_bin(before: list[float | None], now: list[int | None]) -> None:
     sides = [pl.DataFrame({"income": side}, schema={"income": pl.Float64}, strict=False) for side in (before, now)]
     found = distribution("income", *sides, watching("income"))

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.artifacts import datasets
@@ -210,7 +210,6 @@ def visits(spec: str, rows: list[tuple[str | None, str | float]]) -> tuple[pl.Da
     return frame, Spec.model_validate(given)
 
 
-@settings(deadline=None)  # the first of them imports
 @given(
     st.lists(st.tuples(st.sampled_from(["p", "q", "r", "s", None]), st.sampled_from("abc")), min_size=5, max_size=60),
     st.sampled_from(["binary", "multiclass"]),
@@ -229,7 +228,6 @@ def test_no_entity_is_on_both_sides_and_no_row_is_lost(rows: list[tuple[str | No
     assert train["number"].is_sorted() and test["number"].is_sorted()
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("aaaaaaaabbbc"), min_size=2, max_size=120), st.sampled_from(["binary", "multiclass"]))
 def test_a_class_of_two_rows_or_more_is_on_both_sides(classes: list[str], kind: str) -> None:
     frame, spec = visits(kind, [(f"p{number}", name) for number, name in enumerate(classes)])
@@ -276,7 +274,6 @@ def table(rows: list[tuple[int | None, str | None, float | None]]) -> pl.DataFra
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-@settings(deadline=None)
 @given(st.lists(CELLS, max_size=40), st.lists(CELLS, max_size=40))
 def test_what_is_left_is_the_difference_of_multisets_in_the_rows_order(
     rows: list[tuple[int | None, str | None, float | None]], learnt: list[tuple[int | None, str | None, float | None]]
@@ -287,7 +284,6 @@ def test_what_is_left_is_the_difference_of_multisets_in_the_rows_order(
     assert all(row in places for row in left)  # a subsequence
 
 
-@settings(deadline=None)
 @given(st.lists(CELLS, min_size=1, max_size=40), st.integers(0, 40))
 def test_after_a_part_was_learnt_the_other_is_left(
     rows: list[tuple[int | None, str | None, float | None]], cut: int

@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as oracle
 
@@ -29,7 +29,6 @@ def two_outcomes_drawn(rows):
 
 
 @given(ROWS.filter(two_outcomes_drawn))
-@settings(deadline=None)
 def test_figures_of_yes_and_no_are_those_of_scikit_learn(rows):
     target, score, counts = np.array(rows, dtype=float).T
     score = score / 20
@@ -50,7 +49,6 @@ def test_figures_of_yes_and_no_are_those_of_scikit_learn(rows):
 
 
 @given(CLASS_ROWS.filter(two_outcomes_drawn))
-@settings(deadline=None)
 def test_figures_of_several_classes_are_those_of_scikit_learn_also_where_one_was_never_learnt(rows):
     target, counts = np.array([row[0] for row in rows]), np.array([row[2] for row in rows])
     weights = np.array([row[1] for row in rows], dtype=float)
@@ -72,7 +70,6 @@ def test_figures_of_several_classes_are_those_of_scikit_learn_also_where_one_was
 
 
 @given(NUMBER_ROWS.filter(two_outcomes_drawn))
-@settings(deadline=None)
 def test_figures_of_numbers_are_those_of_scikit_learn(rows):
     target, score, counts = np.array(rows).T
     found = judge(target.astype(float), Predicted(score.astype(float)), NUMBERS).figures(counts.astype(float))

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import _frames as frames
@@ -41,14 +41,12 @@ def test_a_reference_of_markdown_s_is_no_link() -> None:
 
 
 @given(WORDS, WORDS, WORDS)
-@settings(deadline=None)
 def test_no_words_whatever_can_leave_their_place(title: str, words: str, cell: str) -> None:
     markdown = f"{plain(words)}\n\n## {words}\n\n{frames.as_markdown([{'column': cell, 'rows': words}])}\n\n{words}"
     assert Page(page(title, markdown)).faults == []
 
 
 @given(WORDS.filter(str.strip))
-@settings(deadline=None)
 def test_plain_words_are_read_as_they_were_written(words: str) -> None:
     shown = Page(whole("x", Markup(""))).words
     assert Page(page("x", f"{plain(words)}\n")).words == " ".join([shown, *words.split()]).strip()

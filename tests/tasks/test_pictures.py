@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.events.payloads import Metric
@@ -156,7 +156,6 @@ def test_groups_are_shown_in_their_order_by_the_figure_that_comes_first() -> Non
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=20))
-@settings(deadline=None)
 def test_the_interval_of_a_share_holds_it_and_stays_a_share(drawn: list[tuple[int, int]]) -> None:
     rows = np.array([max(pair) for pair in drawn])
     share = np.array([min(pair) for pair in drawn]) / rows

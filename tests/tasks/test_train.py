@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sklearn.ensemble import HistGradientBoostingClassifier
 from threadpoolctl import threadpool_limits
@@ -310,7 +309,6 @@ def test_a_second_training_says_what_changed_since_the_first(home, loans, loan_s
 
 
 @given(NAMED_VALUES, NAMED_VALUES)
-@hypothesis_settings(deadline=None)
 def test_what_changed_is_exactly_what_differs(before, now):
     named = {change.name for change in changes(before, now)}
     same = {name for name in before.keys() & now.keys() if before[name] == now[name]}

@@ -151,7 +151,7 @@ def test_a_derived_rule_that_cannot_be_computed_is_named_without_a_value() -> No
 
 
 @given(st.lists(st.none() | st.integers(-3, 3), min_size=1, max_size=20), st.integers(-2, 0), st.integers(0, 2))
-@hypothesis_settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@hypothesis_settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
 def test_every_row_is_either_valid_or_rejected_and_rightly(cells: list[int | None], low: int, high: int) -> None:
     frame = pl.DataFrame({"a": cells}, schema={"a": pl.Int64}).with_row_index("row")
     found = check(frame, spec_of(Column(name="a", dtype="integer", min=low, max=high, nulls=0)))

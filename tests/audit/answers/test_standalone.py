@@ -647,7 +647,7 @@ def test_a_bundle_that_is_not_there_cannot_be_told_of(tmp_path: Path) -> None:
     assert verify_bundle(tmp_path).answer == "could not tell"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_bit_flips_both_say_the_same(data: st.DataObject, bundle: Path, part: Path, tmp_path: Path) -> None:
     content = bytearray(data.draw(st.sampled_from([bundle, part])).read_bytes())
@@ -657,7 +657,7 @@ def test_whatever_bit_flips_both_say_the_same(data: st.DataObject, bundle: Path,
     assert verified(bent).answer in ("held", "did not hold")
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_byte_of_a_member_changes_it_does_not_hold(
     data: st.DataObject, bundle: Path, part: Path, tmp_path: Path
@@ -773,7 +773,7 @@ def test_a_proof_of_another_event_does_not_hold(log: Log, proof: Path, tmp_path:
     assert verified(mixed).answer == "did not hold"
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_byte_of_a_proof_changes_both_say_the_same(data: st.DataObject, proof: Path, tmp_path: Path) -> None:
     bent = tmp_path / "evidence"

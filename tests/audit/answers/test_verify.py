@@ -76,7 +76,7 @@ def test_what_was_sealed_holds_and_what_waits_is_counted(log: Log) -> None:
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=4))
-@hypothesis(max_examples=8, deadline=None)
+@hypothesis(max_examples=8)
 def test_a_log_sealed_in_any_portions_holds(portions: list[int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         log = a_log(Path(folder) / "var")
@@ -95,7 +95,7 @@ def test_a_fault_is_named_by_event_leaf_and_field(log: Log) -> None:
 
 @IN_A_FILE
 @given(seq=st.integers(1, EVENTS), column=st.sampled_from(ENVELOPE_KEYS), value=st.text(max_size=12))
-@hypothesis(max_examples=40, deadline=None)
+@hypothesis(max_examples=40)
 def test_any_column_of_any_event_is_held_against_its_envelope(
     untouched: Log, seq: int, column: str, value: str
 ) -> None:

@@ -94,7 +94,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=[chr
 names = st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="+"), min_size=1, max_size=60)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts, st.lists(names, min_size=1, max_size=5, unique=True))
 @example("", ["a"])
 @example("\n\n", ["a"])
@@ -211,7 +211,7 @@ def test_lines_end_at_newlines_and_at_nothing_else(space: str) -> None:
         parse_checkpoint(HEAD.text.replace("\n", space))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=300) | st.text("\n— +=aA1\r\t \x00\ud800", max_size=100) | st.binary(max_size=300).map(str))
 def test_garbage_is_a_note_or_refused(written: str) -> None:
     try:
@@ -222,7 +222,7 @@ def test_garbage_is_a_note_or_refused(written: str) -> None:
         assert str(note) == written
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, len(NOTE) - 1), st.characters() | st.sampled_from("\n +=—1A"))
 def test_a_note_with_a_character_changed_is_not_verified(at: int, character: str) -> None:
     bent = NOTE[:at] + character + NOTE[at + 1 :]

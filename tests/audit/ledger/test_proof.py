@@ -101,7 +101,7 @@ def test_more_than_a_megabyte_is_refused() -> None:
         parse_proof(GOOD["proof"].replace("index", "extra " + "AAAA" * 250_000 + "\nindex"))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=300) | st.text("c2sp.org/tlog-proof@v1\nindex =A—0\r\ud800", max_size=200))
 def test_garbage_is_no_proof(written: str) -> None:
     with pytest.raises(ProofRejected) as refused:
@@ -110,7 +110,7 @@ def test_garbage_is_no_proof(written: str) -> None:
     assert str(refused.value).isprintable()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, len(GOOD["proof"]) - 1), st.characters() | st.sampled_from("\n +=—1A"))
 def test_no_proof_survives_a_changed_character(at: int, character: str) -> None:
     bent = GOOD["proof"][:at] + character + GOOD["proof"][at + 1 :]
@@ -123,7 +123,7 @@ def test_no_proof_survives_being_cut(at: int) -> None:
     assert not holds(GOOD["proof"][:at])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 2**63 - 1), st.lists(hashes, max_size=63))
 def test_other_hashes_prove_nothing(index: int, steps: list[bytes]) -> None:
     assert not holds(str(TlogProof(index, tuple(steps), parse_proof(GOOD["proof"]).checkpoint)))

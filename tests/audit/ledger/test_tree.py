@@ -126,7 +126,7 @@ def test_consistency_with_every_older_size(rows: Rows, size: int) -> None:
         tree.verify_consistency(old, mth(0, old), size, mth(0, size), proof)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(sizes.flatmap(lambda size: st.tuples(st.integers(0, size - 1), st.just(size))))
 @example((1_999, 2_000))
 @example((1_024, 1_025))
@@ -138,7 +138,7 @@ def test_inclusion_in_any_size(rows: Rows, leaf: tuple[int, int]) -> None:
     tree.verify_inclusion(LEAVES[index], index, size, proof, mth(0, size))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(sizes.flatmap(lambda size: st.tuples(st.integers(1, size), st.just(size))))
 @example((1_024, 2_000))
 @example((1, 2_000))
@@ -150,7 +150,7 @@ def test_consistency_of_any_two_sizes(rows: Rows, both: tuple[int, int]) -> None
     tree.verify_consistency(old, mth(0, old), size, mth(0, size), proof)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.sampled_from([1, 2, 3, 7, 100, 254, 255, 256, 257, 300, 511, 512, 513]), max_size=8))
 def test_appending_in_any_batches_keeps_the_same_nodes(rows: Rows, batches: list[int]) -> None:
     kept = Rows()
@@ -323,14 +323,14 @@ def test_most_bent_proofs_are_of_the_right_length() -> None:
 garbage = st.lists(st.binary(min_size=32, max_size=32) | st.binary(max_size=70), max_size=70)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=40) | st.just(LEAVES[0]), anything, anything, garbage, st.binary(max_size=40))
 def test_garbage_is_no_inclusion(leaf: bytes, index: int, size: int, proof: list[bytes], root: bytes) -> None:
     if (leaf, index, size, proof) != (root, 0, 1, []):
         assert not holds(lambda: tree.verify_inclusion(leaf, index, size, proof, root))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(anything, st.binary(max_size=40), anything, st.binary(max_size=40), garbage)
 @example(2**63, bytes(32), 2**63, bytes(31), [])
 def test_garbage_is_no_consistency(old: int, old_root: bytes, size: int, root: bytes, proof: list[bytes]) -> None:
@@ -357,7 +357,7 @@ def test_thousands_of_hashes_are_refused_at_once(size: int, many: int) -> None:
     assert not holds(lambda: tree.verify_consistency(1, LEAVES[0], size, EMPTY_ROOT, [LEAVES[1]] * many))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_proof_survives_a_changed_bit(rows: Rows, data: st.DataObject) -> None:
     size = data.draw(st.integers(2, 2_000))
@@ -370,7 +370,7 @@ def test_no_proof_survives_a_changed_bit(rows: Rows, data: st.DataObject) -> Non
     assert not holds(lambda: tree.verify_inclusion(bent[0], index, size, bent[2:], bent[1]))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_no_consistency_survives_a_changed_bit(rows: Rows, data: st.DataObject) -> None:
     size = data.draw(st.integers(2, 2_000))
@@ -382,7 +382,7 @@ def test_no_consistency_survives_a_changed_bit(rows: Rows, data: st.DataObject) 
     assert not holds(lambda: tree.verify_consistency(old, bent[0], size, bent[1], bent[2:]))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.integers(0, 1_999), sizes, sizes)
 def test_a_leaf_is_at_no_other_index(rows: Rows, index: int, other: int, size: int) -> None:
     if index < size and index != other:

@@ -569,7 +569,7 @@ def test_columns_that_no_spec_can_have_are_left_out_and_said(tmp_path: Path) -> 
 # Whatever comes
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(frames(), st.booleans())
 def test_whatever_the_table_a_spec_is_refused_in_a_line_or_written_and_holds(
     drawn: tuple[pl.DataFrame, str], parquet: bool
