@@ -31,6 +31,7 @@ def test_a_life_is_told_kind_by_kind_and_that_it_is_well_again(
         training(use_case.write(broken(loans())).spec)
     first = training(use_case.write(loans()).spec)
     kept = training(use_case.write(loans(), gates={"min_auc": 0.999}).spec)
+    training(use_case.write(loans()).spec)
     scoring(use_case.write(infinite(loans(), 5)).spec, Window.month(2024, 4))
     scoring(use_case.write(infinite(loans(), 1)).spec, Window.month(2024, 5))
 
@@ -39,12 +40,14 @@ def test_a_life_is_told_kind_by_kind_and_that_it_is_well_again(
         ("alert.sent", "rejected"),
         ("alert.sent", "recovered rejected"),
         ("alert.sent", "gate"),
+        ("alert.sent", "recovered gate"),
         ("alert.sent", "scoring"),
         ("alert.sent", "recovered scoring"),
     ]
-    assert [message["title"] for message in receiver][1:4] == [
+    assert [message["title"] for message in receiver][1:5] == [
         "✓ Recovered in loans: rejected training",
         "⚠ v2 of loans was not promoted: 1 gate failed",
+        "✓ Recovered in loans: gate 2024-01…2024-03",
         "✗ 5 of 360 rows of loans, April 2024 could not be scored (1.4%)",
     ]
 

@@ -17,7 +17,7 @@ from flows.training import training
 from tests.flows.conftest import UseCase, loans, turned
 from tests.tasks.conftest import record_decisions
 
-APRIL = 91 * 12  # its first row
+APRIL, MAY = 91 * 12, 121 * 12  # their first rows
 NO_GATES = {"min_auc": None, "min_gain": None}
 
 
@@ -88,6 +88,29 @@ def test_that_a_model_does_well_again_is_told_where_its_decay_was(
         "✓ Recovered in loans",
     ]
     assert facts("alert.sent")[1]["of"] == "decay"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("share", "found", "over"),
+    [(0.5, "⚠ Drift in loans, April 2024: 2 of 3 ", "drift"), (1.0, "⚠ Scores drift in loans, ", "prediction drift")],
+)
+def test_that_drift_is_over_is_told_in_the_month_in_which_it_is(
+    share: float, found: str, over: str, home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
+) -> None:
+    rows = loans()
+    for row, rich in zip(rows[APRIL:MAY], loans(drifts_at=91)[APRIL:MAY], strict=True):
+        row["income"] = rich["income"]
+    watched = {"watch": ["income", "debt", "score"], "share": share, "floor": 0.2, "sample": 1000}
+    spec = use_case.write(rows, drift=watched).spec
+    training(spec)
+    for _ in ("April", "May"):
+        scoring(spec)
+        monitoring(spec)
+
+    assert [f.get("of") for f in facts("alert.sent")] == [None, over.replace(" ", "_")]
+    assert receiver[0]["title"].startswith(found)
+    assert receiver[1]["title"] == f"✓ Recovered in loans: {over} 2024-05"
 
 
 def test_unusual_figures_are_told_and_that_it_is_over_but_not_where_nothing_was_compared(

@@ -1,12 +1,10 @@
 """From a CSV to decisions on record: what happened, why, and nothing about anybody that should not be there."""
 
 import json
-import sqlite3
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 import yaml
 
@@ -14,7 +12,6 @@ from audit import flow, task
 from audit.artifacts import blobs
 from audit.errors import BadData, DatasetRejected, NotFound, SpecError, UserError
 from audit.events.references import Window
-from audit.settings import settings
 from audit.store import read
 from audit.store.engine import open_store
 from flows.monitoring import monitoring
@@ -22,6 +19,7 @@ from flows.pipeline import pipeline
 from flows.scoring import scoring
 from flows.training import training
 from tests.flows.conftest import EMAIL, SPEC, TOKEN, UseCase, loans
+from tests.written import everything_written
 
 A_MONTH = 12 * 30  # rows
 TYPO = yaml.safe_dump({("titel" if key == "title" else key): value for key, value in SPEC.items()}, sort_keys=False)
@@ -117,24 +115,6 @@ def test_a_critical_finding_stops_the_run_and_is_told(
     assert facts("flow_run.failed")[0]["error"]["kind"].endswith("DatasetRejected")
     assert [f["kind"] for f in facts("alert.sent")] == ["rejected"]
     assert facts("model.trained") == []
-
-
-@pytest.mark.slow
-def test_an_alert_that_cannot_be_delivered_changes_nothing_but_the_record(
-    home: Path, use_case: UseCase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AUDIT_ALERT_URL", "json://planted:hunter2@127.0.0.1:9/hook")
-    monkeypatch.setattr("tasks._delivery.RETRY_DELAYS_SECONDS", (0.0,))
-    settings.cache_clear()
-    use_case.write(loans(drifts_at=91))
-    training(use_case.spec)
-    scoring(use_case.spec)
-
-    verdict = monitoring(use_case.spec)
-
-    assert verdict.drift.detected  # type: ignore[union-attr]
-    assert len(facts("alert.failed")) == 1
-    assert "hunter2" not in everything_written(home)
 
 
 def test_a_row_that_cannot_be_scored_is_on_record_and_stops_nobody(home: Path, use_case: UseCase) -> None:
@@ -262,27 +242,6 @@ def a_users_task(who: str, how: dict[str, object]) -> None:
 @flow
 def a_users_flow(who: str, how: dict[str, object]) -> None:
     a_users_task(who, how)
-
-
-def everything_written(home: Path) -> str:
-    """All texts under AUDIT_HOME: database cells, logs, and every artifact, tables and models unpacked."""
-    import zipfile
-
-    found = []
-    for path in home.rglob("*"):
-        if not path.is_file() or path.name.endswith((".db-wal", ".db-shm")):
-            continue
-        data = path.read_bytes()
-        if path.suffix == ".db":
-            found.append("\n".join(sqlite3.connect(path).iterdump()))
-        elif data[:4] == b"PAR1":
-            found.append(pl.read_parquet(data).write_csv())
-        elif data[:2] == b"PK":
-            with zipfile.ZipFile(path) as archive:
-                found += [archive.read(name).decode("latin-1") for name in archive.namelist()]
-        else:
-            found.append(data.decode("latin-1"))
-    return "\n".join(found)
 
 
 def test_every_artifact_that_an_event_names_is_there(home: Path, use_case: UseCase) -> None:
