@@ -30,22 +30,23 @@ AS_LONG = 0.8  # a window this much shorter or longer than another is not compar
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The least spread of a figure: a share of its median, or an absolute value where that is more; and `least`, below
-    which it cannot be."""
+    """The least spread of a figure: a share of its median, or an absolute value where that is more; and what it cannot
+    be less or more than."""
 
     relative: float = 0.0
     absolute: float = 0.0
     least: float = 0.0
+    most: float = math.inf
 
 
 FIGURES = {
     "rows": Floor(relative=0.1),
-    "failed_share": Floor(absolute=0.002),
-    "mean_score": Floor(relative=0.1, absolute=0.01),
-    "score_p10": Floor(relative=0.08, absolute=0.04),
-    "score_p50": Floor(relative=0.08, absolute=0.04),
-    "score_p90": Floor(relative=0.08, absolute=0.04),
-    "positive_share": Floor(relative=0.2, absolute=0.03),  # the tail of the scores moves most with the seasons
+    "failed_share": Floor(absolute=0.002, most=1.0),
+    "mean_score": Floor(relative=0.1, absolute=0.01, most=1.0),
+    "score_p10": Floor(relative=0.08, absolute=0.04, most=1.0),
+    "score_p50": Floor(relative=0.08, absolute=0.04, most=1.0),
+    "score_p90": Floor(relative=0.08, absolute=0.04, most=1.0),
+    "positive_share": Floor(relative=0.2, absolute=0.03, most=1.0),  # the scores' tail moves most with the seasons
     "seconds": Floor(relative=1.0, absolute=1.0),  # machines are shared
 }
 SCORES = ("mean_score", "_p10", "_p50", "_p90")
@@ -87,7 +88,7 @@ def usual(history: Sequence[float], floor: Floor) -> Usual | None:
     median = statistics.median(history)
     deviation = TO_DEVIATION * statistics.median(abs(value - median) for value in history)
     width = FACTOR * max(deviation, floor.relative * abs(median), floor.absolute)
-    return Usual(median, max(median - width, floor.least), median + width, len(history))
+    return Usual(median, max(median - width, floor.least), min(median + width, floor.most), len(history))
 
 
 def figures(scored: Mapping[str, Any], seconds: float | None) -> dict[str, float]:

@@ -70,17 +70,21 @@ def test_a_message_that_cannot_be_delivered_changes_nothing_but_the_record(
 def test_what_was_held_back_in_a_bad_night_is_told_by_the_next_maintenance(
     home: Path, use_case: UseCase, receiver: list[dict[str, Any]]
 ) -> None:
-    bad = Finding(kind="scoring", title="rows of loans could not be scored", body="", severity="error", window=None)
-    for quiet in (360, 360, 0):
+    for quiet, window in ((360, "2024-04"), (360, "2024-05"), (0, None)):
         spec = load_spec(use_case.write(loans(), alerts={"to": ["default"], "quiet_minutes": quiet}).spec)
-        if quiet:
-            send_alert(bad, spec)
-    assert len(receiver) == 1
+        if window:
+            title = f"rows of {window} could not be scored"
+            send_alert(Finding(kind="scoring", title=title, body="", severity="error", window=window), spec)
+    assert [told["title"] for told in receiver] == ["✗ rows of 2024-04 could not be scored"]
 
     maintenance(use_case.spec, 0.0)
+    maintenance(use_case.spec, 0.0)
 
+    assert len(receiver) == 2
     assert receiver[1]["title"].startswith("✗ 1 finding since ")
     assert receiver[1]["title"].endswith(" not told before: scoring in loans")
+    assert "rows of 2024-05 could not be scored" in receiver[1]["message"]
+    assert "2024-04" not in receiver[1]["message"]
 
 
 def test_with_the_store_away_the_run_completes_says_so_and_still_calls(

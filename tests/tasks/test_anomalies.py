@@ -2,11 +2,13 @@
 
 import pytest
 
+from audit.events.payloads import AnomalyFacts
 from audit.events.references import Window
 from audit.spec.model import Spec, TargetKind
 from audit.store import read
 from audit.store.engine import open_store
-from tasks.anomalies import ENOUGH, FIGURES, Floor, check_anomalies, figures, floor_of, table, usual
+from flows._findings import anomaly_finding
+from tasks.anomalies import ENOUGH, FIGURES, AnomalyVerdict, Floor, check_anomalies, figures, floor_of, table, usual
 from tests.tasks.conftest import record_decisions
 
 MONTHS = [Window.month(2024, month) for month in range(1, 13)]
@@ -124,9 +126,46 @@ def test_an_old_month_that_is_decided_on_again_is_not_held_against_later_months(
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_has_a_floor(name: str) -> None:
-    still = usual([0.0] * ENOUGH, floor_of(name, "binary")), usual([100.0] * ENOUGH, floor_of(name, "binary"))
-    assert still[1] and still[1].low < 100.0 < still[1].high
+    still = usual([0.0] * ENOUGH, floor_of(name, "binary")), usual([0.5] * ENOUGH, floor_of(name, "binary"))
+    assert still[1] and still[1].low < 0.5 < still[1].high
     assert still[0] and (still[0].high > 0 or name == "rows")
+
+
+@pytest.mark.parametrize("name", set(FIGURES) - {"rows", "seconds"})
+def test_a_share_and_a_probability_are_usual_between_nothing_and_all(name: str) -> None:
+    for value in (0.0, 0.01, 0.99, 1.0):
+        range = usual([value] * ENOUGH, floor_of(name, "binary"))
+        assert range and 0 <= range.low <= value <= range.high <= 1
+
+
+def test_rows_and_seconds_are_never_less_than_none_and_a_number_may_be() -> None:
+    for name in ("rows", "seconds"):
+        range = usual([0.0, 1.0, 50.0, 100.0, 101.0], floor_of(name, "regression"))
+        assert range and (range.low, range.high > 100) == (0.0, True)
+    number = usual([0.0, 1.0, 50.0, 100.0, 101.0], floor_of("score_p50", "regression"))
+    assert number and number.low < 0
+
+
+SOURCE, LOG = "Look whether the source is whole", "look at its log"
+
+
+@pytest.mark.parametrize(
+    ("what", "advice"), [(["rows"], [SOURCE]), (["seconds"], [LOG]), (["score_p90", "seconds"], [SOURCE, LOG])]
+)
+def test_what_to_do_is_said_for_the_figures_that_are_unusual(
+    what: list[str], advice: list[str], loan_spec: Spec
+) -> None:
+    found = [
+        AnomalyFacts(spec="loans", what=name, window="2025-01", value=80.0, usual=5.0, low=0.0, high=30.0, history=6)
+        for name in what
+    ]
+    verdict = AnomalyVerdict(found=tuple(found), events=tuple(what), history=6)
+
+    told = anomaly_finding(verdict, loan_spec)
+
+    assert told and (told.kind, told.window, told.cause) == ("anomaly", "2025-01", what[0])
+    assert f"{what[0]} 80, usually 5 (0 to 30, by 6 earlier windows)" in told.body
+    assert [said for said in (SOURCE, LOG) if said in told.body] == advice
 
 
 # Other kinds of target, and specs without windows.
