@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-from audit.settings import settings
 from audit.spec.load import load_spec
 from audit.store import read
 from audit.store.engine import open_store
@@ -13,10 +12,6 @@ from flows.maintenance import maintenance
 from tasks.alert import Finding, send_alert
 from tests.audit.recording.conftest import break_store, mend_store
 from tests.flows.conftest import UseCase, loans
-from tests.flows.test_pipeline import everything_written
-from tests.receivers import SILENCE, mail_server, webhook
-
-SECRET = "s3cr3t-t0ken"
 
 
 def test_what_is_wrong_is_told_once_and_that_it_is_over(
@@ -30,41 +25,6 @@ def test_what_is_wrong_is_told_once_and_that_it_is_over(
         "✓ Recovered in loans: maintenance",
     ]
     assert (state.type.value, state.message) == ("COMPLETED", "all in order")
-
-
-BLOCK = "slack-webhook/nobody-made-it"
-TARGETS = {
-    "it answers 500": ("json://user:{secret}@127.0.0.1:{web}/hook", "default", 500),
-    "it answers 429": ("json://user:{secret}@127.0.0.1:{web}/hook", "default", 429),
-    "silence": ("json://user:{secret}@127.0.0.1:{web}/hook?rto=0.5", "default", SILENCE),
-    "nothing there": ("json://user:{secret}@127.0.0.1:9/hook", "default", 200),
-    "mail refused": ("mailto://127.0.0.1:{mail}?from=a@example.org&to={secret}@example.org", "default", 200),
-    "no such scheme": ("nonsense://{secret}", "default", 200),
-    "unknown target": ("json://user:{secret}@127.0.0.1:{web}/hook", "oncall", 200),
-    "no such block": ("json://user:{secret}@127.0.0.1:{web}/hook", BLOCK, 200),
-}
-
-
-@pytest.mark.parametrize(("url", "to", "answer"), TARGETS.values(), ids=TARGETS)
-def test_a_message_that_cannot_be_delivered_changes_nothing_but_the_record(
-    home: Path, use_case: UseCase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str], url: str, to: str, answer: int,
-) -> None:  # fmt: skip
-    monkeypatch.setattr("tasks._delivery.RETRY_DELAYS_SECONDS", (0.0,))
-    monkeypatch.setattr("tasks._delivery.BUSY_SECONDS", 0.0)
-    with webhook(answer) as web, mail_server("550 no such person") as (_, mail):
-        monkeypatch.setenv("AUDIT_ALERT_URL", url.format(secret=SECRET, web=web.port, mail=mail))
-        settings.cache_clear()
-        use_case.write(loans(), alerts={"to": [to]})
-
-        state = maintenance(use_case.spec, 1e9, return_state=True)
-
-    assert state.is_completed() and (state.message or "").startswith("not in order: disk")
-    (failed,) = read.events(open_store(), types=("alert.failed",))
-    assert failed.payload["to"] == to and failed.payload["error"]
-    (warned,) = (line.getMessage() for line in caplog.records if "did not reach" in line.getMessage())
-    assert f"did not reach {to} (" in warned and failed.payload["error"] in warned
-    assert SECRET not in everything_written(home) + caplog.text + "".join(capfd.readouterr())
 
 
 def test_what_was_held_back_in_a_bad_night_is_told_by_the_next_maintenance(
